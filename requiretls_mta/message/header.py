@@ -1,0 +1,64 @@
+"""Reading the header section of a stored message: fields with their places, and the fields that REQUIRETLS knows."""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Iterator
+
+import attrs
+
+_NAME = re.compile(rb"([!-9;-~]+)[ \t]*:")
+
+
+@attrs.frozen
+class Field:
+    """One header field as it stands in the message."""
+
+    name: bytes
+    """In lower case."""
+    value: bytes
+    """Unfolded, without blanks at either end."""
+    start: int
+    """Offset of the field's first octet in the header section."""
+    end: int
+    """Offset behind the CRLF of its last line."""
+
+
+def fields(header: bytes) -> Iterator[Field]:
+    """The fields of a header section (CRLF line ends); lines that are no field are passed over."""
+    start, length = 0, len(header)
+    while start < length:
+        end = start
+        while True:
+            line_end = header.find(b"\r\n", end)
+            end = length if line_end < 0 else line_end + 2
+            if end >= length or header[end] not in b" \t":
+                break
+        if match := _NAME.match(header, start, end):
+            raw = header[match.end() : end]
+            yield Field(match.group(1).lower(), raw.replace(b"\r\n", b"").strip(b" \t"), start, end)
+        start = end
+
+
+def count(header: bytes, name: bytes) -> int:
+    """How many fields of this name (lower case) there are; for the Received hops of RFC 5321 6.3."""
+    return sum(1 for field in fields(header) if field.name == name)
+
+
+class TLSRequired(enum.Enum):
+    """What the `TLS-Required` fields of a message say (RFC 8689 3)."""
+
+    ABSENT = "absent"
+    NO = "no"
+    INVALID = "invalid"
+    """Something other than exactly `No` was said; it is ignored and logged."""
+
+
+def tls_required(header: bytes) -> TLSRequired:
+    """Read `TLS-Required`, and `RequireTLS`, its name in the draft; several fields count only when all say `No`."""
+    # The field's value ABNF is the bare string "No", which RFC 5234 2.3 makes case-insensitive; comments do not match.
+    values = [field.value.lower() for field in fields(header) if field.name in (b"tls-required", b"requiretls")]
+    if not values:
+        return TLSRequired.ABSENT
+    return TLSRequired.NO if all(value == b"no" for value in values) else TLSRequired.INVALID

@@ -1,0 +1,45 @@
+"""What the stations ask of their neighbours: a body to read, a transport to deliver by, a place to tell events to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+
+    from requiretls_mta.message.envelope import Recipient
+    from requiretls_mta.message.outcome import Outcome
+    from requiretls_mta.message.stored import Message
+
+
+class Body(Protocol):
+    """The octets of a message, in memory or in a file."""
+
+    @property
+    def size(self) -> int:
+        """Octets."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """At most `length` octets from `offset` on; fewer only at the end. Blocking; keep `length` within `CHUNK`."""
+
+
+class Transport(Protocol):
+    """A way out: relaying over SMTP or LMTP, or delivery into a mailbox."""
+
+    def deliver(self, message: Message, recipients: Sequence[Recipient]) -> Deferred[list[Outcome]]:
+        """Try once; exactly one outcome per recipient, in their order. Fails only for bugs and broken I/O."""
+
+
+class Events(Protocol):
+    """Where the house tells what happens: log, trace, metrics and reports subscribe."""
+
+    def emit(self, event: str, /, **fields: Any) -> None:
+        """Take one event; never raises. The names of events and fields are those of the documentation's log page."""
+
+
+class NoEvents:
+    """Nobody listens."""
+
+    def emit(self, event: str, /, **fields: Any) -> None:
+        """Drop the event."""

@@ -1,0 +1,1 @@
+"""The durable queue: its interface, and the embedded store on SQLite."""

@@ -1,0 +1,1 @@
+"""Out of the queue: schedule, routes, the MX walk."""

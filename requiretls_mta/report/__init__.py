@@ -1,0 +1,1 @@
+"""Reports: delivery status notifications, and the subscribers of events."""

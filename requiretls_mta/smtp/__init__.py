@@ -1,0 +1,1 @@
+"""SMTP and LMTP: grammar, data transfer, the server session and the outgoing session."""

@@ -1,0 +1,41 @@
+"""What a finished handshake tells, as data; judged elsewhere."""
+
+from __future__ import annotations
+
+import attrs
+
+
+@attrs.frozen(kw_only=True)
+class ServerTLS:
+    """Facts of a session that a client opened to us."""
+
+    version: str
+    """Such as `TLSv1.3`."""
+    cipher: str
+    bits: int
+    server_name: str | None = None
+    """The name the client asked for (SNI)."""
+
+
+@attrs.frozen(kw_only=True)
+class ClientTLS:
+    """Facts of a session that we opened to a host."""
+
+    version: str
+    cipher: str
+    chain: tuple[bytes, ...]
+    """The certificates the host presented, leaf first, DER."""
+    chain_errors: tuple[str, ...] = ()
+    """Why the chain does not verify to a trusted root; empty: it does. Empty says nothing when `resumed`."""
+    name_error: str | None = None
+    """Why the leaf does not bear the host's name (RFC 9525; CN-ID does not count); None: it does."""
+    resumed: bool = False
+
+    @property
+    def pkix_error(self) -> str | None:
+        """Why PKIX does not authenticate the host, or None when it does."""
+        if self.resumed:
+            return "a resumed session proves no certificate"
+        if self.chain_errors:
+            return "certificate not trusted: " + "; ".join(self.chain_errors)
+        return self.name_error
