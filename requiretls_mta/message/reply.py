@@ -1,4 +1,4 @@
-"""SMTP replies (RFC 5321 4.2) with enhanced status codes (RFC 2034, RFC 3463, RFC 8689 7): the one place for their texts."""
+"""SMTP replies (RFC 5321 4.2) with enhanced status codes (RFC 2034, 3463, 8689 7): the one place for their texts."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Reply:
 
 
 def parse_reply(code: int, lines: list[bytes]) -> Reply:
-    """A peer's reply from its code and the texts of its lines; an enhanced code is taken off where every line bears it."""
+    """A peer's reply from its code and the texts of its lines; an enhanced code is taken off its lines."""
     texts = [line.decode("utf-8", "replace") for line in lines]
     found = _ENHANCED.match(texts[-1]) if texts else None
     enhanced = found.group(1) if found and found.group(1)[0] == str(code)[0] else None

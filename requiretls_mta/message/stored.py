@@ -1,4 +1,4 @@
-"""A message as the queue keeps it and as it goes out: the received octets, our trace block in front, forged fields cut."""
+"""A message as the queue keeps it and as it goes out: received octets, our trace block in front, forged fields cut."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Session:
     helo: str
     """The argument of EHLO, HELO or LHLO."""
     protocol: str
-    """For Received (RFC 3848): `SMTP`, `ESMTP`, `ESMTPS`, `ESMTPSA`, `LMTPS`, `UTF8SMTPS`, ... without the UTF8 prefix."""
+    """For Received (RFC 3848): `SMTP`, `ESMTP`, `ESMTPS`, `ESMTPSA`, `LMTPS`, ... (never with the prefix UTF8)."""
     tls: ServerTLS | None = None
     user: str | None = None
     """Who authenticated."""
@@ -67,7 +67,7 @@ class Transaction(Protocol):
         """The message is complete. One reply, or for LMTP one per accepted recipient in their order."""
 
     def abort(self) -> None:
-        """The transaction is over without a message: RSET, lost connection, refusal; may come at any time, twice too."""
+        """The transaction is over without a message: RSET, lost connection, refusal; at any time, twice too."""
 
 
 class Station(Protocol):
