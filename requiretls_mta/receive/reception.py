@@ -1,0 +1,181 @@
+"""Reception: one mail transaction of a session, from MAIL to the reply that takes responsibility."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from requiretls_mta.message import header as headers
+from requiretls_mta.message import reply
+from requiretls_mta.message.content import Content
+from requiretls_mta.message.envelope import Envelope, Recipient, Tag
+from requiretls_mta.message.ports import Body, Events
+from requiretls_mta.message.reply import Reply
+from requiretls_mta.message.stored import Message
+from requiretls_mta.queue.store import BodyWriter, IQueueStore, StoreFull
+from requiretls_mta.receive.admission import Admission
+from requiretls_mta.receive.recipients import AliasLoopError, complete, refusal
+from requiretls_mta.receive.settings import Settings
+from requiretls_mta.receive.trace import received_field
+from requiretls_mta.smtp.interfaces import Session
+
+_SUBMISSION = ("submission", "submissions")
+
+
+@attrs.frozen(kw_only=True)
+class ReceptionStation:
+    """Begins the transactions of one listener."""
+
+    store: IQueueStore
+    admission: Admission
+    settings: Callable[[], Settings]
+    events: Events
+    wall: Callable[[], float]
+    trusted: bool = False
+    """Whether every client of the listener counts as one of `relay_from`."""
+
+    def begin(self, session: Session) -> Reception:
+        """A transaction under the policies of this moment."""
+        return Reception(self, session, self.settings())
+
+
+class Reception:
+    """A `smtp.interfaces.Transaction` that ends in the queue."""
+
+    _log = Logger()
+
+    def __init__(self, station: ReceptionStation, session: Session, settings: Settings) -> None:
+        self._station = station
+        self._session = session
+        self._settings = settings
+        peer = session.peer
+        # Authority is taken at MAIL time and holds for the transaction.
+        self._relay = session.service != "lmtp" and (
+            session.user is not None
+            or station.trusted
+            or (session.service == "mx" and settings.may_relay(peer.address, via_proxy=peer.via_proxy))
+        )
+        self._envelope: Envelope | None = None
+        self._id = ""
+        self._writer: BodyWriter | None = None
+        self._broken: Reply | None = None
+
+    def mail(self, envelope: Envelope) -> Reply:
+        """MAIL."""
+        if self._session.service in _SUBMISSION and not self._relay:
+            return reply.AUTH_REQUIRED
+        return reply.SENDER_OK
+
+    def rcpt(self, recipient: Recipient) -> Reply:
+        """RCPT."""
+        address = complete(recipient.address, self._settings)
+        return refusal(address, self._settings, relay=self._relay) or reply.RECIPIENT_OK
+
+    def data(self, envelope: Envelope) -> Reply | None:
+        """DATA, or the first BDAT."""
+        recipients = tuple(
+            r if r.address.domain else attrs.evolve(r, address=complete(r.address, self._settings))
+            for r in envelope.recipients
+        )
+        self._envelope = attrs.evolve(envelope, recipients=recipients)
+        self._id = self._station.store.new_id()
+        self._writer = self._station.store.body(self._id)
+        return None
+
+    def write(self, chunk: bytes) -> None:
+        """Octets of the message."""
+        if self._writer is None:
+            return
+        try:
+            self._writer.write(chunk)
+        except (OSError, StoreFull) as error:
+            # The client hears of it at the end of its data; until then the rest is read and dropped.
+            self._log.error("message {queue_id} cannot be written: {error}", queue_id=self._id, error=str(error))
+            self._broken = reply.STORE_FULL
+            self.abort()
+
+    def end(self, content: Content, header: bytes) -> Deferred[Reply]:
+        """The message is complete."""
+        return Deferred.fromCoroutine(self._end(content, header))
+
+    def abort(self) -> None:
+        """Leave no trace."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.abort()
+
+    async def _end(self, content: Content, header: bytes) -> Reply:
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return self._broken or reply.LOCAL_ERROR
+        try:
+            if headers.count(header, b"received") > self._settings.received_hops:
+                writer.abort()
+                return reply.TOO_MANY_HOPS
+            body = await writer.finish()
+            message = self._message(content, header, body)
+            await self._station.admission.admit(message)
+        except StoreFull:
+            writer.abort()
+            return reply.STORE_FULL
+        except AliasLoopError as error:
+            writer.abort()
+            self._log.error("message {queue_id}: {error}", queue_id=self._id, error=str(error))
+            return reply.TOO_MANY_HOPS.with_text("The recipient's alias leads to too many recipients")
+        except Exception:
+            writer.abort()
+            self._log.failure("message {queue_id} was not accepted", queue_id=self._id)
+            return reply.LOCAL_ERROR
+        tls, tag = self._session.tls, message.envelope.tag
+        self._station.events.emit(
+            "accepted",
+            session=self._session.id,
+            queue_id=self._id,
+            client=self._session.peer.address,
+            protocol=self._session.protocol,
+            user=self._session.user,
+            requiretls=tag.value if tag else None,
+            tls_version=tls.version if tls else None,
+        )
+        return reply.queued(self._id)
+
+    def _message(self, content: Content, header: bytes, body: Body) -> Message:
+        assert self._envelope is not None
+        now = self._station.wall()
+        envelope = attrs.evolve(self._envelope, tag=self._tag(self._envelope, header))
+        return Message(
+            id=self._id,
+            envelope=envelope,
+            body=body,
+            content=content,
+            prepend=received_field(
+                envelope, self._session, hostname=self._settings.hostname, queue_id=self._id, now=now
+            ),
+            received=now,
+            listener=self._session.peer.listener,
+        )
+
+    def _tag(self, envelope: Envelope, header: bytes) -> Tag | None:
+        """RFC 8689 4.1: the MAIL parameter decides, and only without it the header field."""
+        if envelope.tag is not None:
+            return envelope.tag
+        match headers.tls_required(header):
+            case headers.TLSRequired.ABSENT:
+                return None
+            case headers.TLSRequired.INVALID:
+                self._note_header("it is not one field that says exactly No")
+                return None
+            case headers.TLSRequired.NO:
+                honor = self._settings.honor_header
+                if honor == "any" or (honor == "authenticated" and self._session.user is not None):
+                    return Tag.OPTIONAL
+                self._note_header(f"requiretls.honor_header is {honor}")
+                return None
+
+    def _note_header(self, reason: str) -> None:
+        self._station.events.emit(
+            "policy", session=self._session.id, queue_id=self._id, decision="TLS-Required ignored", reason=reason
+        )

@@ -1,0 +1,58 @@
+"""What reception goes by: whose mail is ours, who may relay, whose headers are obeyed."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+
+import attrs
+
+from requiretls_mta.message.address import Address, AddressError, ascii_domain
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """One generation of reception's policies; a transaction keeps the one that was in force at its MAIL."""
+
+    hostname: str
+    local_domains: frozenset[str] = frozenset()
+    """A-labels in lower case: delivered here."""
+    relay_domains: frozenset[str] = frozenset()
+    """A-labels in lower case: taken from anyone and relayed."""
+    relay_from: tuple[Network, ...] = ()
+    """Clients that may relay without authentication."""
+    aliases: Mapping[str, tuple[Address, ...]] = attrs.field(factory=dict)
+    """`Address.key` to its targets."""
+    honor_header: str = "any"
+    """Whose `TLS-Required: No` is obeyed: `any`, `authenticated` or `none`."""
+    received_hops: int = 50
+    """Received fields that a message may bring along (RFC 5321 6.3)."""
+
+    def is_local(self, domain: str) -> bool:
+        """Whether mail for this domain is delivered here."""
+        return _in(domain, self.local_domains)
+
+    def is_ours(self, domain: str) -> bool:
+        """Whether mail for this domain is taken from anyone: local, or relayed for its owner."""
+        return _in(domain, self.local_domains) or _in(domain, self.relay_domains)
+
+    def may_relay(self, address: str | None, *, via_proxy: bool) -> bool:
+        """Whether a client with this IP address is in `relay_from`."""
+        if address is None:
+            return False
+        client = ipaddress.ip_address(address)
+        # A PROXY line is only a claim; nobody on our loopback needs a proxy to get here.
+        if via_proxy and client.is_loopback:
+            return False
+        return any(client in network for network in self.relay_from if network.version == client.version)
+
+
+def _in(domain: str, domains: frozenset[str]) -> bool:
+    if domain in domains:
+        return True
+    try:
+        return ascii_domain(domain) in domains
+    except AddressError:
+        return False

@@ -1,0 +1,51 @@
+"""The trace fields put in front of an accepted message (RFC 5321 4.4)."""
+
+from __future__ import annotations
+
+import time
+
+from requiretls_mta.message.address import AddressError, check_domain
+from requiretls_mta.message.envelope import Envelope, Tag
+from requiretls_mta.smtp.interfaces import Session
+
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+def received_field(envelope: Envelope, session: Session, *, hostname: str, queue_id: str, now: float) -> bytes:
+    """The `Received` field with its CRLF; `now` in Unix seconds."""
+    with_ = session.protocol
+    if envelope.smtputf8:
+        with_ = "UTF8" + with_.removeprefix("E")  # RFC 6531 4.3: UTF8SMTPS is ESMTPS with SMTPUTF8
+    by = f"by {hostname} with {with_}"
+    if session.tls is not None:
+        by += f" ({session.tls.version} {session.tls.cipher})"
+    if envelope.tag is Tag.REQUIRED:
+        by += " (requiretls)"
+    lines = [f"Received: from {_client(session)}", by, f"id {queue_id}"]
+    # One recipient may be named; more would tell each other of blind copies (RFC 5321 7.2).
+    if len(envelope.recipients) == 1 and envelope.recipients[0].address.is_ascii:
+        lines.append(f"for <{envelope.recipients[0].address}>")
+    return ("\r\n\t".join(lines) + f"; {date_time(now)}\r\n").encode(
+        "utf-8" if envelope.smtputf8 else "ascii", "replace"
+    )
+
+
+def date_time(now: float) -> str:
+    """RFC 5322 date-time in UTC; whatever the locale."""
+    t = time.gmtime(now)
+    return (
+        f"{_DAYS[t.tm_wday]}, {t.tm_mday} {_MONTHS[t.tm_mon - 1]} {t.tm_year} "
+        f"{t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02} +0000"
+    )
+
+
+def _client(session: Session) -> str:
+    """Extended-Domain with TCP-info: what the client calls itself, and where it really is."""
+    address = session.peer.address
+    where = "unix" if address is None else f"[IPv6:{address}]" if ":" in address else f"[{address}]"
+    try:
+        check_domain(session.helo)
+    except AddressError:
+        return f"unknown ({where})"
+    return f"{session.helo} ({where})"
