@@ -1,4 +1,4 @@
-"""A Postfix of its own: one instance in a temporary folder, on one loopback port, started and stopped by whoever asks."""
+"""A Postfix of its own: one instance in a temporary folder, on a loopback port, started and stopped by its user."""
 
 import contextlib
 import os
