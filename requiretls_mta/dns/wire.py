@@ -29,6 +29,7 @@ from dns.rdtypes.nsbase import NSBase
 
 PAYLOAD = 1232  # octets of a UDP reply that no path fragments (the figure of DNS flag day 2020)
 MOST_ALIASES = 8
+MOST_RECORDS = 1000  # of all sections; 64 KiB of the smallest ones would hold the reactor for half a second
 LONGEST_TTL = 0x7FFFFFFF  # RFC 2181 8
 HEADER = struct.Struct("!HHHHHH")
 WITHOUT_QUESTION = frozenset({dns.rcode.FORMERR, dns.rcode.NOTIMP})
@@ -123,9 +124,11 @@ def read(query: Query, wire: bytes, *, exact_case: bool = False) -> Reply | Unus
     """Read what came in answer to a question; `exact_case` demands the question's own letter case back."""
     if len(wire) < HEADER.size:
         return Unusable.MALFORMED
-    number, flags = HEADER.unpack_from(wire)[:2]
+    number, flags, questions, *records = HEADER.unpack_from(wire)
     if number != query.id or not flags & dns.flags.QR or (flags >> 11) & 0xF:
         return Unusable.FOREIGN
+    if questions > 1 or sum(records) > MOST_RECORDS:
+        return Unusable.MALFORMED
     truncated = bool(flags & dns.flags.TC)
     try:
         # A truncated reply may end anywhere; only its question has to be whole.
@@ -144,12 +147,7 @@ def _check_question(query: Query, message: dns.message.Message, exact_case: bool
     if not message.question:  # servers that could not read the question send none back
         return None if message.rcode() in WITHOUT_QUESTION else Unusable.FOREIGN
     asked = message.question[0]
-    if (
-        len(message.question) != 1
-        or asked.name != query.name
-        or asked.rdtype != query.rdtype
-        or asked.rdclass != dns.rdataclass.IN
-    ):
+    if asked.name != query.name or asked.rdtype != query.rdtype or asked.rdclass != dns.rdataclass.IN:
         return Unusable.FOREIGN
     if exact_case and asked.name.labels != query.name.labels:
         return Unusable.CASE

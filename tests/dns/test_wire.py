@@ -192,6 +192,18 @@ def test_a_truncated_reply_may_end_in_the_middle_of_a_record():
     assert wire.read(query, cut).truncated
 
 
+def test_floods_of_records_are_not_even_read():
+    """A domain's owner chooses how much its name servers answer; the reactor must not stand still for it."""
+    query = question(rdtype=A)
+    few, many = (
+        reply_to(query, Say(records=tuple(f"good.test. 60 IN A 10.0.{i // 250}.{i % 250}" for i in range(count))))
+        for count in (900, 4000)
+    )
+    assert len(wire.read(query, few).records) == 900
+    assert wire.read(query, many) is wire.Unusable.MALFORMED
+    assert wire.read(query, few[:4] + b"\xff\xff" + few[6:]) is wire.Unusable.MALFORMED
+
+
 @given(st.binary(max_size=600))
 @settings(max_examples=300)
 def test_any_octets_are_read(octets):
