@@ -55,6 +55,10 @@ class Reply:
         """The same codes with another text."""
         return Reply(self.code, self.enhanced, text)
 
+    def with_class(self) -> Reply:
+        """The same reply; one without an enhanced code gets the one that says no more than the basic code."""
+        return self if self.enhanced else Reply(self.code, f"{self.code // 100}.0.0", self.text)
+
 
 def parse_reply(code: int, lines: list[bytes]) -> Reply:
     """A peer's reply from its code and the texts of its lines; an enhanced code is taken off its lines."""
@@ -111,6 +115,8 @@ BAD_SYNTAX = Reply(501, "5.5.4", "Syntax error in parameters or arguments")
 NOT_OFFERED = Reply(502, "5.5.1", "Command not implemented")
 BAD_SEQUENCE = Reply(503, "5.5.1", "Bad sequence of commands")
 AUTH_MECHANISM = Reply(504, "5.5.4", "Authentication mechanism not offered")
+BAD_PARAMETER = Reply(501, "5.5.4", "Bad parameter value")
+BAD_ADDRESS = Reply(553, "5.1.3", "Bad address")
 UNKNOWN_PARAMETER = Reply(555, "5.5.4", "Parameter not recognized or not implemented")
 AUTH_REQUIRED = Reply(530, "5.7.0", "Authentication required")
 STARTTLS_REQUIRED = Reply(530, "5.7.0", "Must issue a STARTTLS command first")

@@ -63,7 +63,7 @@ class Transaction(Protocol):
     def write(self, chunk: bytes) -> None:
         """The next octets of the message (CRLF line ends, unstuffed)."""
 
-    def end(self, content: Content, header: bytes) -> Deferred[Reply | Sequence[Reply]]:
+    def end(self, content: Content, header: bytes) -> Deferred[Reply] | Deferred[Sequence[Reply]]:
         """The message is complete. One reply, or for LMTP one per accepted recipient in their order."""
 
     def abort(self) -> None:

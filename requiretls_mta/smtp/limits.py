@@ -1,0 +1,60 @@
+"""Who is connected: counted in total and per client."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter
+from typing import Any
+
+from requiretls_mta.smtp.interfaces import Peer
+
+_IPV6_CLIENT = 64
+"""Leading bits of an IPv6 address that make one client: what a site is given at least."""
+
+
+class ConnectionCount:
+    """Counts sessions of one listener against its limits."""
+
+    def __init__(self, total: int, per_client: int) -> None:
+        self._total, self._per_client = total, per_client
+        self._all = 0
+        self._clients: Counter[str] = Counter()
+
+    def enter(self, peer: Peer) -> bool:
+        """Count a session in; False, and nothing counted, when a limit is reached."""
+        client = _client(peer)
+        if self._all >= self._total or self._clients[client] >= self._per_client:
+            return False
+        self._all += 1
+        self._clients[client] += 1
+        return True
+
+    def leave(self, peer: Peer) -> None:
+        """A session that entered is over."""
+        client = _client(peer)
+        self._all -= 1
+        self._clients[client] -= 1
+        if not self._clients[client]:
+            del self._clients[client]
+
+
+def peer_of(address: Any, listener: str) -> Peer:
+    """The client behind a transport's peer address: mapped IPv4 unwrapped, no scope id, None for UNIX sockets."""
+    host = getattr(address, "host", None)
+    if not isinstance(host, str):
+        return Peer(address=None, listener=listener)
+    try:
+        ip = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return Peer(address=None, listener=listener)
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    return Peer(address=str(ip), port=address.port, listener=listener)
+
+
+def _client(peer: Peer) -> str:
+    if peer.address is None:
+        return "unix"
+    if ":" not in peer.address:
+        return peer.address
+    return str(ipaddress.ip_network((peer.address, _IPV6_CLIENT), strict=False))

@@ -1,0 +1,83 @@
+"""Message data on the wire: reading DATA and BDAT, writing DATA (RFC 5321 4.5.2, RFC 3030 2).
+
+Only CRLF ends a line. A bare CR or LF is noticed, never taken for a line end and never passed on: whoever reads it
+otherwise than we do could be made to see commands in a message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+_END = b"\r\n.\r\n"
+
+
+class DataReader:
+    """Reads what follows DATA, in chunks of any size, up to the line with the single dot."""
+
+    __slots__ = ("_held", "_skip", "bare")
+
+    def __init__(self) -> None:
+        # As if a CRLF came before: the data begins at the start of a line.
+        self._held = b"\r\n"
+        self._skip = 2
+        self.bare = False
+        """Whether a CR or LF stood alone."""
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes | None]:
+        """(octets of the message, dots unstuffed; what follows the end, or None before it)."""
+        data = self._held + data
+        end = data.find(_END)
+        rest: bytes | None = None
+        if end >= 0:
+            data, rest = data[: end + 2], data[end + len(_END) :]
+            self._held = b""
+        else:
+            # Keep back what may be the beginning of the end.
+            keep = next((n for n in (4, 3, 2, 1) if data.endswith(_END[:n])), 0)
+            data, self._held = (data[:-keep], data[-keep:]) if keep else (data, b"")
+        lines = data.count(b"\r\n")
+        if data.count(b"\n") != lines or data.count(b"\r") != lines:
+            self.bare = True
+        if not self._skip:
+            return data.replace(b"\r\n.", b"\r\n"), rest
+        if not data:
+            return b"", rest
+        skip, self._skip = self._skip, 0
+        return data.replace(b"\r\n.", b"\r\n")[skip:], rest
+
+
+class LineEnds:
+    """Watches octets that arrive uncoded (BDAT) for a CR or LF that stands alone."""
+
+    __slots__ = ("_last", "bare")
+
+    def __init__(self) -> None:
+        self._last = b""
+        self.bare = False
+
+    def feed(self, data: bytes) -> None:
+        """The next octets."""
+        if self.bare or not data:
+            return
+        joined = self._last + data
+        self._last = b"\r" if joined.endswith(b"\r") else b""
+        if self._last:
+            joined = joined[:-1]
+        lines = joined.count(b"\r\n")
+        self.bare = joined.count(b"\n") != lines or joined.count(b"\r") != lines
+
+    def finish(self) -> None:
+        """No more octets."""
+        self.bare = self.bare or bool(self._last)
+
+
+def stuff(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """A message as DATA sends it: dots doubled at line starts, whatever the pieces' borders, and the end behind it."""
+    tail = b"\r\n"
+    for piece in pieces:
+        if not piece:
+            continue
+        joined = tail + piece
+        yield joined.replace(b"\r\n.", b"\r\n..")[len(tail) :]
+        tail = joined[-2:]
+    yield b".\r\n" if tail == b"\r\n" else b"\r\n.\r\n"
