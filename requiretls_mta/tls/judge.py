@@ -109,6 +109,8 @@ _STARTTLS = frozenset({Level.OPPORTUNISTIC_STARTTLS})
 _ASKING = frozenset({Level.ENFORCE, Level.OPPORTUNISTIC_STARTTLS, Level.OPPORTUNISTIC})
 _IN_TLS = frozenset({TLSState.UNAUTHENTICATED, TLSState.AUTHENTICATED})
 _NO_TLS = frozenset(TLSState) - _IN_TLS
+_SECURITY = frozenset({Step.LOOKUP, Step.STARTTLS, Step.AUTHENTICATE})
+_TEMPORARY = {Step.LOOKUP: "4.4.3", Step.CONNECT: "4.4.1", Step.STARTTLS: "4.7.5", Step.AUTHENTICATE: "4.7.5"}
 _BEFORE: frozenset[TLSState | None] = frozenset({None})
 
 TABLE: tuple[Row, ...] = (
@@ -204,15 +206,18 @@ def conclude(causes: Sequence[Cause]) -> Reply:
     A temporary element means that asking again may help. Otherwise 5.7.30 where some host reached the EHLO inside
     authenticated TLS and lacked only the keyword (RFC 8689 4.2.1), else 5.7.10.
     """
+    # A host that said a definite no by one address has been heard, even if another address could not be reached.
+    heard = {cause.host for cause in causes if not cause.temporary}
+    causes = [c for c in causes if not (c.temporary and c.step is Step.CONNECT and c.host in heard)]
     text = "; ".join(str(cause) for cause in causes)
     temporary = [cause for cause in causes if cause.temporary]
-    security = [c for c in causes if c.step in (Step.LOOKUP, Step.STARTTLS, Step.AUTHENTICATE, Step.REQUIRETLS)]
+    # What a reply tells is the host's or the DNS's own trouble; without one it is ours with the host's security.
+    security = [c for c in causes if c.reply is None and c.step in _SECURITY]
     if temporary:
         replied = next((cause.reply for cause in temporary if cause.reply is not None), None)
         if replied is not None and replied.is_temporary:
             return Reply(replied.code, replied.enhanced or "4.0.0", text)
-        enhanced = {Step.LOOKUP: "4.4.3", Step.CONNECT: "4.4.1", Step.STARTTLS: "4.7.5", Step.AUTHENTICATE: "4.7.5"}
-        return Reply(451, enhanced.get(temporary[0].step, "4.4.2"), text)
+        return Reply(451, _TEMPORARY.get(temporary[0].step, "4.4.2"), text)
     if any(cause.step is Step.REQUIRETLS for cause in causes):
         return Reply(550, "5.7.30", f"REQUIRETLS support required: {text}")
     if security:

@@ -1,4 +1,8 @@
-"""The server session over real sockets and real TLS: the scenarios S01 to S33 that concern it, and the replies' table."""
+"""The server session over real sockets and real TLS: its scenarios of S01 to S33, and the replies' table."""
+
+import shutil
+import tempfile
+from pathlib import Path
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, inlineCallbacks
@@ -26,9 +30,8 @@ class SessionCase(TestCase):
         return server
 
     def context(self):
-        from pathlib import Path
-
-        folder = Path(self.mktemp())
+        folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, folder)
         files = CA(folder).host("mx.test")
         return ServerContexts(certificate=files.chain, key=files.key)
 
@@ -472,7 +475,7 @@ class Messages(SessionCase):
         def dialogue(client):
             client.say(
                 b"EHLO x.example\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\nRCPT TO:<bad>\r\nDATA\r\n"
-                + b"..x\r\n.\r\nMAIL FROM:<a2@b.example>\r\nRSET\r\nQUIT\r\n"
+                b"..x\r\n.\r\nMAIL FROM:<a2@b.example>\r\nRSET\r\nQUIT\r\n"
             )
             return client.rest()
 
@@ -639,7 +642,8 @@ class Messages(SessionCase):
             answers = []
             for data in (b"x\r\n.\r\n", b"x\n\r\n.\r\n"):
                 client.say(
-                    "MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\nRCPT TO:<bad>\r\nRCPT TO:<e@d.example>\r\nDATA\r\n"
+                    "MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\nRCPT TO:<bad>\r\n"
+                    "RCPT TO:<e@d.example>\r\nDATA\r\n"
                 )
                 [client.hear() for _ in range(5)]
                 client.say(data)

@@ -1,0 +1,264 @@
+"""The schedule on a clock of its own: every lease settled once, retries, lifetimes, concurrency, stopping."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from requiretls_mta.message.address import Address
+from requiretls_mta.message.content import Content
+from requiretls_mta.message.envelope import Envelope, Recipient, Tag
+from requiretls_mta.message.outcome import Deferred as Postponed
+from requiretls_mta.message.outcome import Delivered, Failed
+from requiretls_mta.message.reply import Reply
+from requiretls_mta.message.stored import BytesBody, Message
+from requiretls_mta.relay.retry import RetrySettings, lifetime_of, next_attempt
+from requiretls_mta.relay.schedule import Schedule, ScheduleSettings, Way
+from tests.receive.fakes import RecordedEvents
+from tests.relay.fakes import MemoryStore
+
+OK, LATER, NO = Reply(250, "2.0.0", "ok"), Reply(451, "4.3.0", "later"), Reply(550, "5.1.1", "no")
+
+
+def message(number=1, recipients=("r@x.test",), tag=None, sender="s@y.test", received=0.0):
+    def address(text):
+        return Address(*text.split("@"))
+
+    return Message(
+        id=f"{number:016}",
+        envelope=Envelope(
+            sender=address(sender) if sender else None,
+            recipients=tuple(Recipient(address(r)) for r in recipients),
+            tag=tag,
+        ),
+        body=BytesBody(b"\r\n"),
+        content=Content(size=2, header_end=0),
+        received=received,
+    )
+
+
+class Scripted:
+    """A transport that answers as told, or when told."""
+
+    def __init__(self, answer=None):
+        self.answer, self.calls, self.waiting = answer, [], []
+
+    def deliver(self, message, recipients):
+        self.calls.append((message.id, [r.address.local for r in recipients]))
+        if self.answer is None:
+            self.waiting.append((Deferred(), recipients))
+            return self.waiting[-1][0]
+        return self.answer(recipients)
+
+    def finish(self):
+        done, recipients = self.waiting.pop(0)
+        done.callback(delivered(recipients))
+
+
+def delivered(recipients):
+    return [Delivered(recipient=r, reply=OK, host="mx") for r in recipients]
+
+
+class Bench:
+    def __init__(self, transport, concurrency=2, report=lambda message, failed: (), **settings):
+        self.clock, self.store, self.events = Clock(), MemoryStore(), RecordedEvents()
+        self.schedule = Schedule(
+            store=self.store,
+            choose=lambda r: Way(transport, r.address.domain, concurrency),
+            report=report,
+            clock=self.clock,
+            wall=self.clock.seconds,
+            events=self.events,
+            settings=lambda: ScheduleSettings(**settings),
+            rng=random.Random(1),
+        )
+
+    def submit(self, *messages):
+        self.store.accept(messages)
+        self.schedule.wake()
+        self.turn()
+
+    def turn(self, seconds=0):
+        for _ in range(6):
+            self.clock.advance(0)
+        self.clock.advance(seconds)
+        for _ in range(6):
+            self.clock.advance(0)
+
+
+def test_a_due_message_is_attempted_and_settled():
+    """From the store to the transport and out of the queue, with one event per recipient."""
+    transport = Scripted(lambda rs: succeed(delivered(rs)))
+    bench = Bench(transport)
+    bench.schedule.start()
+    bench.submit(message(1, ["a@x.test", "b@x.test", "c@z.test"]))
+    assert sorted(transport.calls) == [("0000000000000001", ["a", "b"]), ("0000000000000001", ["c"])]
+    assert bench.store.messages == {}
+    assert [f["recipient"] for f in bench.events.of("delivered")] == ["a@x.test", "b@x.test", "c@z.test"]
+
+
+def test_fresh_leases_need_no_look_into_the_store():
+    """take() attempts what admission hands over."""
+    transport = Scripted(lambda rs: succeed(delivered(rs)))
+    bench = Bench(transport)
+    bench.schedule.start()
+    bench.turn()
+    leases = []
+    bench.store.accept([message()], lease=True).addCallback(leases.extend)
+    bench.schedule.take(leases)
+    bench.turn()
+    assert len(transport.calls) == 1 and bench.store.messages == {}
+
+
+def test_a_postponed_recipient_comes_back_alone():
+    """Those delivered are done; the other is tried after its pause, shortened by at most a fifth."""
+    first = iter([True])
+
+    def answer(recipients):
+        if next(first, False):
+            return succeed([*delivered(recipients[:1]), Postponed(recipient=recipients[1], reply=LATER)])
+        return succeed(delivered(recipients))
+
+    transport = Scripted(answer)
+    bench = Bench(transport)
+    bench.schedule.start()
+    bench.submit(message(1, ["a@x.test", "b@x.test"]))
+    assert bench.events.of("deferred")[0]["reply"] == "451 4.3.0 later"
+    bench.turn(47)
+    assert len(transport.calls) == 1
+    bench.turn(13.1)
+    assert transport.calls[1:] == [("0000000000000001", ["b"])]
+    assert bench.events.of("delivered")[1]["attempt"] == 2
+
+
+def test_a_failure_gives_birth_to_its_report_in_the_same_settlement():
+    """The recipient's end and the report are one transaction."""
+    report = message(9, ["s@y.test"], sender=None)
+
+    def answer(recipients):
+        return succeed([Failed(recipient=r, reply=NO) for r in recipients])
+
+    bench = Bench(Scripted(answer), report=lambda m, failed: (report,) if m.envelope.sender else ())
+    bench.schedule.start()
+    bench.submit(message(1))
+    assert bench.store.settlements[0].offspring == (report,)
+    assert [f["queue_id"] for f in bench.events.of("bounced")] == ["0000000000000001", "0000000000000009"]
+    assert bench.store.messages == {}
+
+
+class Broken(SynchronousTestCase):
+    def test_a_transport_that_breaks_only_postpones(self):
+        """A bug of ours loses no message and stops nobody else."""
+        bench = Bench(Scripted(lambda rs: fail(ZeroDivisionError())))
+        bench.schedule.start()
+        bench.submit(message(1))
+        assert bench.events.of("deferred")[0]["reply"].startswith("451 4.3.0")
+        assert list(bench.store.messages) == ["0000000000000001"]
+        assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
+
+    def test_a_settlement_that_fails_leaves_the_message(self):
+        """What the disk does not take is repeated some day, not forgotten."""
+        bench = Bench(Scripted(lambda rs: succeed(delivered(rs))))
+        bench.store.fail = OSError("disk")
+        bench.schedule.start()
+        bench.submit(message(1))
+        assert list(bench.store.messages) == ["0000000000000001"]
+        assert len(self.flushLoggedErrors(OSError)) == 1
+
+
+def test_concurrency_is_counted_per_destination():
+    """Two at once to each; the third waits for one of its own."""
+    transport = Scripted()
+    bench = Bench(transport)
+    bench.schedule.start()
+    bench.submit(*(message(n, [f"r@{'x' if n < 4 else 'z'}.test"]) for n in range(5)))
+    assert [call[0][-1] for call in transport.calls] == ["0", "1", "4"]
+    transport.finish()
+    bench.turn()
+    assert [call[0][-1] for call in transport.calls] == ["0", "1", "4", "2"]
+
+
+def test_the_work_in_hand_is_bounded():
+    """What does not fit stays in the store until there is room."""
+    transport = Scripted()
+    bench = Bench(transport, concurrency=100, leases=3)
+    bench.schedule.start()
+    bench.submit(*(message(n) for n in range(5)))
+    assert len(transport.calls) == 3
+    assert not bench.schedule.has_room
+    transport.finish()
+    bench.turn()
+    assert len(transport.calls) == 4
+
+
+def test_stopping_waits_for_running_attempts_only():
+    """What waits is not begun; what runs is settled first."""
+    transport = Scripted()
+    bench = Bench(transport, concurrency=1)
+    bench.schedule.start()
+    bench.submit(message(1), message(2))
+    stopped = bench.schedule.stop()
+    bench.turn()
+    assert not stopped.called
+    transport.finish()
+    bench.turn()
+    assert stopped.called
+    assert len(transport.calls) == 1
+    assert list(bench.store.messages) == ["0000000000000002"]
+
+
+def test_an_idle_schedule_stops_at_once():
+    """Nothing to wait for."""
+    bench = Bench(Scripted())
+    bench.schedule.start()
+    bench.turn()
+    assert bench.schedule.stop().called
+    assert bench.clock.getDelayedCalls() == []
+
+
+def test_time_runs_out():
+    """At the end of its life a postponed recipient fails with 5.4.7 and the last reply."""
+    bench = Bench(Scripted(lambda rs: succeed([Postponed(recipient=r, reply=LATER) for r in rs])))
+    bench.schedule.start()
+    bench.submit(message(1, tag=Tag.REQUIRED))
+    for _ in range(400):
+        bench.turn(60)
+    (expired,) = bench.events.of("expired")
+    assert expired["reply"] == "550 5.4.7 delivery time expired; last: 451 4.3.0 later"
+    assert expired["delay"] == pytest.approx(4 * 3600, abs=61)
+    assert bench.store.messages == {}
+
+
+SETTINGS = RetrySettings()
+
+
+@given(
+    attempts=st.integers(1, 50),
+    age=st.floats(0, 6 * 86400),
+    tag=st.sampled_from([None, *Tag]),
+    sender=st.sampled_from(["s@y.test", None]),
+    seed=st.integers(),
+)
+def test_pauses_are_only_shortened_and_the_last_attempt_is_at_the_end(attempts, age, tag, sender, seed):
+    """By at most a fifth; never behind the end of the lifetime; None only when it is over."""
+    subject = message(tag=tag, sender=sender)
+    due = next_attempt(subject, attempts, age, SETTINGS, random.Random(seed))
+    end = lifetime_of(subject, SETTINGS)
+    if age >= end:
+        assert due is None
+        return
+    pause = SETTINGS.pauses[min(attempts, 5) - 1]
+    assert due <= min(age + pause, end)
+    assert due >= min(age + pause * 0.8, end)
+
+
+def test_lifetimes():
+    """Five days, a day for reports, four hours where TLS is required."""
+    assert lifetime_of(message(), SETTINGS) == 5 * 86400
+    assert lifetime_of(message(sender=None), SETTINGS) == 86400
+    assert lifetime_of(message(tag=Tag.REQUIRED), SETTINGS) == 4 * 3600
+    assert lifetime_of(message(tag=Tag.OPTIONAL), SETTINGS) == 5 * 86400
