@@ -119,6 +119,13 @@ def literal_address(domain: str) -> ipaddress.IPv4Address | ipaddress.IPv6Addres
         raise AddressError("an address literal is [192.0.2.1] or [IPv6:2001:db8::1]") from None
 
 
+def names_mailbox(local: str) -> bool:
+    """Whether a local part can name a mailbox here: nothing that could be taken for a path, nothing unprintable."""
+    if not local or len(local.encode("utf-8", "surrogatepass")) > LOCAL_LIMIT or local.startswith("."):
+        return False
+    return "/" not in local and all(c.isprintable() for c in local)
+
+
 def _read_local(text: str) -> str:
     if _DOT_STRING.match(text):
         local = text

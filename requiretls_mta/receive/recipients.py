@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 
 from requiretls_mta.message import reply
-from requiretls_mta.message.address import LOCAL_LIMIT, Address
+from requiretls_mta.message.address import Address, names_mailbox
 from requiretls_mta.message.envelope import Notify, Recipient
 from requiretls_mta.message.reply import Reply
 from requiretls_mta.message.xtext import encode
@@ -30,7 +30,7 @@ def refusal(address: Address, settings: Settings, *, relay: bool) -> Reply | Non
     """Why this recipient is not taken, or None; `relay` is the client's right to send anywhere."""
     if not settings.is_ours(address.domain) and address.key not in settings.aliases:
         return None if relay or is_postmaster(address, settings) else reply.NO_RELAY
-    if settings.is_local(address.domain) and not is_deliverable(address.local):
+    if settings.is_local(address.domain) and not names_mailbox(address.local):
         return reply.BAD_LOCAL_PART
     return None
 
@@ -40,13 +40,6 @@ def is_postmaster(address: Address, settings: Settings) -> bool:
     if address.local.lower() != "postmaster":
         return False
     return settings.is_local(address.domain) or address.domain.lower() == settings.hostname.lower()
-
-
-def is_deliverable(local: str) -> bool:
-    """Whether a local part can name a mailbox: nothing that could be taken for a path, nothing unprintable."""
-    if not local or len(local.encode("utf-8", "surrogatepass")) > LOCAL_LIMIT or local.startswith("."):
-        return False
-    return "/" not in local and all(c.isprintable() for c in local)
 
 
 def expand(recipients: tuple[Recipient, ...], settings: Settings) -> tuple[Recipient, ...]:

@@ -109,7 +109,7 @@ def test_static_routes():
 )
 def test_a_bad_route_is_named(text):
     """The error quotes what was found."""
-    with pytest.raises(RouteError, match="is no route|is not between|host name"):
+    with pytest.raises(RouteError, match=r"is no route|is not between|host name"):
         parse_route(text)
 
 
