@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 from requiretls_mta.message.address import AddressError, check_domain
 from requiretls_mta.message.envelope import Envelope, Tag
+from requiretls_mta.message.trace import date_time
 from requiretls_mta.smtp.interfaces import Session
-
-_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 def received_field(envelope: Envelope, session: Session, *, hostname: str, queue_id: str, now: float) -> bytes:
@@ -28,15 +24,6 @@ def received_field(envelope: Envelope, session: Session, *, hostname: str, queue
         lines.append(f"for <{envelope.recipients[0].address}>")
     return ("\r\n\t".join(lines) + f"; {date_time(now)}\r\n").encode(
         "utf-8" if envelope.smtputf8 else "ascii", "replace"
-    )
-
-
-def date_time(now: float) -> str:
-    """RFC 5322 date-time in UTC; whatever the locale."""
-    t = time.gmtime(now)
-    return (
-        f"{_DAYS[t.tm_wday]}, {t.tm_mday} {_MONTHS[t.tm_mon - 1]} {t.tm_year} "
-        f"{t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02} +0000"
     )
 
 
