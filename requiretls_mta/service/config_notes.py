@@ -1,0 +1,126 @@
+"""Remarks on a valid configuration: keys without effect yet, files that are missing, changes that need a restart."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from requiretls_mta.service.config import Config, as_toml_tables
+from requiretls_mta.service.config_errors import Path_, Problem, dotted
+from requiretls_mta.service.config_types import StoreURL
+
+_LATER: dict[Path_, Callable[[Config], bool]] = {
+    ("authserv_id",): lambda _: True,
+    ("workers",): lambda config: config.workers != 1,
+    ("list",): lambda config: bool(config.lists),
+    ("relay", "auth"): lambda config: bool(config.relay.auth),
+    ("relay", "delay_warning"): lambda _: True,
+    ("requiretls", "rule"): lambda config: bool(config.requiretls.rule),
+    ("requiretls", "profile"): lambda config: config.requiretls.profile != "rfc8689",
+    ("requiretls", "mta_sts_testing"): lambda config: config.requiretls.mta_sts_testing,
+    ("dane",): lambda config: config.dane.enabled,
+    ("mta_sts",): lambda config: config.mta_sts.enabled,
+    ("tlsrpt",): lambda config: config.tlsrpt.enabled,
+    ("dnswl",): lambda config: bool(config.dnswl),
+    ("spf",): lambda config: config.spf.action != "off",
+    ("dkim",): lambda config: config.dkim.verify or bool(config.dkim.sign),
+    ("dmarc",): lambda config: config.dmarc.action != "off",
+    ("store",): lambda config: config.store.url != "",
+    ("web",): lambda config: config.web.endpoint is not None,
+}
+"""Keys whose capability is not built yet, and whether what they say asks for it."""
+
+RELOADED: tuple[Path_, ...] = (
+    ("tls",),
+    ("aliases",),
+    ("list",),
+    ("access",),
+    ("domains",),
+    ("relay", "trust"),
+    ("relay", "routes"),
+    ("relay", "auth"),
+    ("requiretls",),
+    ("dnswl",),
+    ("spf",),
+    ("dkim",),
+    ("dmarc",),
+)
+"""Certificates, keys, CA bundle, aliases, users and policies: what SIGHUP puts into force."""
+
+
+def without_effect(config: Config) -> list[str]:
+    """The keys that were set, but whose capability this version does not have."""
+    return [
+        dotted(key)
+        for key in config.given
+        if any(_within(key, later) and asks(config) for later, asks in _LATER.items())
+    ]
+
+
+def needs_restart(old: Config, new: Config) -> list[str]:
+    """The changed keys that only a restart puts into force, in their order."""
+    before, after = (dict(_leaves(as_toml_tables(config))) for config in (old, new))
+    changed = [key for key in (before | after) if before.get(key) != after.get(key)]
+    return [dotted(key) for key in changed if not any(_within(key, prefix) for prefix in RELOADED)]
+
+
+def unreadable_files(config: Config) -> list[Problem]:
+    """Files that the configuration names and this process cannot read; a missing users file is an empty one."""
+    problems = []
+    for key, path in _files(config):
+        try:
+            with path.open("rb"):
+                pass
+        except OSError as error:
+            if key == ("access", "users") and isinstance(error, FileNotFoundError):
+                continue
+            found = f'"{path}": {os.strerror(error.errno) if error.errno else error}'
+            problems.append(Problem(str(config.file or ""), dotted(key), found, "a readable file"))
+    return problems
+
+
+def _files(config: Config) -> Iterator[tuple[Path_, Path]]:
+    yield ("access", "users"), config.access.users
+    if config.tls.certificate and config.tls.key:
+        yield ("tls", "certificate"), config.tls.certificate
+        yield ("tls", "key"), config.tls.key
+    for index, sni in enumerate(config.tls.sni):
+        yield ("tls", "sni", index, "certificate"), sni.certificate
+        yield ("tls", "sni", index, "key"), sni.key
+    if config.relay.trust != "system":
+        yield ("relay", "trust"), Path(config.relay.trust)
+    if config.delivery.recipients not in ("any", "callout"):
+        yield ("delivery", "recipients"), Path(config.delivery.recipients)
+    for index, entry in enumerate(config.lists):
+        yield ("list", index, "members_file"), entry.members_file
+    for host, login in config.relay.auth.items():
+        yield ("relay", "auth", host, "password_file"), login.password_file
+    for index, sign in enumerate(config.dkim.sign):
+        yield ("dkim", "sign", index, "key"), sign.key
+
+
+def _within(key: Path_, prefix: Path_) -> bool:
+    return key[: len(prefix)] == prefix
+
+
+def _leaves(tables: Any, path: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
+    for name, value in tables.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, (*path, name))
+        else:
+            yield (*path, name), value
+
+
+def without_secrets(config: Config) -> Config:
+    """The configuration as it may be shown: no password in the store's URL."""
+    head, at, tail = config.store.url.rpartition("@")
+    scheme, slashes, login = head.partition("://")
+    user, colon, _ = login.partition(":")
+    if not (at and slashes and colon):
+        return config
+    url = StoreURL(f"{scheme}://{user}:***@{tail}")
+    return attrs.evolve(config, store=attrs.evolve(config.store, url=url))

@@ -1,0 +1,97 @@
+"""What must be true of several configuration keys together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import attrs
+
+from requiretls_mta.service.config_errors import Path_
+
+if TYPE_CHECKING:
+    from requiretls_mta.service.config import Config
+
+
+@attrs.frozen
+class Conflict:
+    """Keys that do not go together; `about` are all that were looked at, the first is the one to name."""
+
+    about: tuple[Path_, ...]
+    found: str
+    allowed: str
+
+
+def conflicts(config: Config) -> Iterator[Conflict]:
+    """Everything that is wrong although each value by itself is allowed."""
+    yield from _tls(config)
+    yield from _delivery(config)
+    yield from _listeners(config)
+    yield from _requiretls(config)
+    yield from _dnswl(config)
+    if not config.relay.retry:
+        yield Conflict((("relay", "retry"),), "an empty list", "at least one pause")
+    if config.web.endpoint is not None and config.web.endpoint.proxied:
+        yield Conflict((("web", "endpoint"),), "haproxy:", "an endpoint without haproxy:")
+
+
+def _tls(config: Config) -> Iterator[Conflict]:
+    certificate, key = ("tls", "certificate"), ("tls", "key")
+    if config.tls.certificate is None and config.tls.key is not None:
+        yield Conflict((certificate, key), "nothing, beside tls.key", "both certificate and key, or neither")
+    if config.tls.certificate is not None and config.tls.key is None:
+        yield Conflict((key, certificate), "nothing, beside tls.certificate", "both certificate and key, or neither")
+    for index, sni in enumerate(config.tls.sni):
+        if not sni.names:
+            yield Conflict((("tls", "sni", index, "names"),), "an empty list", "at least one name")
+
+
+def _delivery(config: Config) -> Iterator[Conflict]:
+    maildir, lmtp = ("delivery", "maildir"), ("delivery", "lmtp")
+    about: tuple[Path_, ...] = (("delivery",), maildir, lmtp, ("domains", "local"))
+    if config.delivery.maildir and config.delivery.lmtp:
+        yield Conflict(about, "both maildir and lmtp", "exactly one of maildir and lmtp")
+    if config.domains.local and not config.delivery.maildir and not config.delivery.lmtp:
+        yield Conflict(about, "neither maildir nor lmtp", "exactly one of them, for the domains in domains.local")
+    if config.delivery.recipients == "callout" and not config.delivery.lmtp:
+        yield Conflict((("delivery", "recipients"), lmtp), '"callout" without lmtp', '"any", a file, or lmtp as well')
+    for domain in sorted(set(config.domains.local) & set(config.domains.relay)):
+        yield Conflict((("domains", "relay"), ("domains", "local")), f'"{domain}", also in local', "one of the two")
+
+
+def _listeners(config: Config) -> Iterator[Conflict]:
+    places: dict[tuple[str, int], str] = {}
+    for name, listen in config.listen.items():
+        here: Path_ = ("listen", name)
+        endpoint = (*here, "endpoint")
+        for place in listen.endpoint:
+            if place.proxied and not place.is_private and not listen.proxies:
+                found = f"nothing, though {place} can be reached from elsewhere"
+                yield Conflict(((*here, "proxies"), endpoint), found, "the addresses of the proxies")
+            # RFC 2033 5: LMTP must not be spoken on the SMTP port.
+            if listen.service == "lmtp" and place.port == 25:
+                yield Conflict((endpoint, (*here, "service")), "port 25 for LMTP", "another port (RFC 2033 5)")
+            if not place.port:
+                continue
+            key = (place.interface, place.port)
+            if key in places:
+                yield Conflict((endpoint,), f"{place}, which listen.{places[key]} has", "a port of its own")
+            places[key] = name
+
+
+def _requiretls(config: Config) -> Iterator[Conflict]:
+    for index, rule in enumerate(config.requiretls.rule):
+        here: Path_ = ("requiretls", "rule", index)
+        if rule.floor and not rule.require:
+            yield Conflict(((*here, "floor"), here), "true, with require = false", "floor with require = true")
+        if rule.listener is not None and rule.listener not in config.listen:
+            names = ", ".join(config.listen) or "none is configured"
+            yield Conflict(((*here, "listener"), ("listen",)), "no such listener", f"a listener's name ({names})")
+
+
+def _dnswl(config: Config) -> Iterator[Conflict]:
+    zones: set[str] = set()
+    for index, entry in enumerate(config.dnswl):
+        if entry.zone in zones:
+            yield Conflict((("dnswl", index, "zone"),), f'"{entry.zone}" again', "each zone once")
+        zones.add(entry.zone)
