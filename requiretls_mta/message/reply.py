@@ -121,7 +121,6 @@ UNKNOWN_PARAMETER = Reply(555, "5.5.4", "Parameter not recognized or not impleme
 AUTH_REQUIRED = Reply(530, "5.7.0", "Authentication required")
 STARTTLS_REQUIRED = Reply(530, "5.7.0", "Must issue a STARTTLS command first")
 REQUIRETLS_NEEDS_TLS = Reply(530, "5.7.10", "REQUIRETLS needs TLS, issue a STARTTLS command first")
-AUTH_NEEDS_TLS = Reply(538, "5.7.11", "Encryption required for authentication")
 BAD_CREDENTIALS = Reply(535, "5.7.8", "Authentication credentials invalid")
 AUTH_ABORTED = Reply(501, "5.7.0", "Authentication aborted")
 AUTH_SYNTAX = Reply(501, "5.5.2", "Cannot decode the authentication response")

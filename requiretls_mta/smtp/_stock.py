@@ -3,6 +3,7 @@
 from twisted.mail.imap4 import LOGINCredentials, PLAINCredentials
 from twisted.mail.smtp import (
     ESMTP,
+    SMTP,
     Address,
     IMessageDelivery,
     IMessageDeliveryFactory,
@@ -15,6 +16,7 @@ from twisted.mail.smtp import (
 
 __all__ = [
     "ESMTP",
+    "SMTP",
     "Address",
     "IMessageDelivery",
     "IMessageDeliveryFactory",

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from email.utils import formatdate
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from requiretls_mta.message import reply
 from requiretls_mta.message.address import Address, ascii_domain
 from requiretls_mta.message.content import Content
-from requiretls_mta.message.envelope import Envelope, Recipient
+from requiretls_mta.message.envelope import Envelope, Recipient, Tag
 from requiretls_mta.message.reply import Reply
 from requiretls_mta.smtp import _stock
 from requiretls_mta.smtp.interfaces import IEnvelopeDelivery, Session
+
+_HELO = re.compile(r"[A-Za-z0-9._:\[\]-]+\Z")
 
 
 class StockTransaction:
@@ -30,19 +34,21 @@ class StockTransaction:
         self._users: list[Any] = []
         self._makers: list[Callable[[], Any]] = []
         self._messages: list[Any] = []
-        self._line = b""
+        self._line: list[bytes] = []
+        self._begun = False
         self._aborted = False
+        self._refusal: Reply | None = None
 
     def mail(self, envelope: Envelope) -> Deferred[Reply]:
         """Ask validateFrom."""
         origin = _stock_address(envelope.sender)
         validated: Deferred[Any] = maybeDeferred(self._protocol.validateFrom, self._protocol._helo, origin)
-        return validated.addCallbacks(self._sender_valid, self._refused)
+        return validated.addCallbacks(self._sender_valid, self._refused, callbackArgs=(envelope,))
 
     def rcpt(self, recipient: Recipient) -> Deferred[Reply]:
         """Ask validateTo."""
         user = _stock.User.__new__(_stock.User)
-        user.dest, user.orig = _stock_address(recipient.address), self._origin
+        user.dest, user.orig = _stock_address(recipient.address, self._protocol.host), self._origin
         user.helo, user.protocol = self._protocol._helo, self._protocol
         validated: Deferred[Any] = maybeDeferred(self._protocol.validateTo, user)
         return validated.addCallbacks(self._recipient_valid, self._refused, callbackArgs=(user,))
@@ -58,17 +64,25 @@ class StockTransaction:
 
     def write(self, chunk: bytes) -> None:
         """Lines to each message, as stock Twisted gives them: without their CRLF."""
-        lines = (self._line + chunk).split(b"\r\n")
-        self._line = lines.pop()
+        # A line may be as long as the message: it is kept in pieces and joined once.
+        if not chunk:
+            return
+        ends = self._line and self._line[-1].endswith(b"\r") and chunk.startswith(b"\n")
+        if not ends and b"\r\n" not in chunk:
+            self._line.append(chunk)
+            return
+        lines = b"".join([*self._line, chunk]).split(b"\r\n")
+        self._line = [lines.pop()]
         self._lines(lines)
 
     def end(self, content: Content, header: bytes) -> Deferred[Reply]:
         """All messages must say that they are safe."""
-        if self._line:
-            self._lines([self._line])
+        rest = b"".join(self._line)
+        if rest:
+            self._lines([rest])
         messages, self._messages = self._messages, []
         if not messages:
-            return maybeDeferred(lambda: reply.LOCAL_ERROR)
+            return succeed(self._refusal or reply.LOCAL_ERROR)
         results = DeferredList([maybeDeferred(m.eomReceived) for m in messages], consumeErrors=True)
         return results.addCallback(self._ended)
 
@@ -82,7 +96,11 @@ class StockTransaction:
             except Exception:
                 self._log.failure("an IMessage failed in connectionLost")
 
-    def _sender_valid(self, origin: Any) -> Reply:
+    def _sender_valid(self, origin: Any, envelope: Envelope) -> Reply:
+        # Only now is it known which delivery a portal or deliveryFactory gives, and what it sees to.
+        lacking = _promises_of(envelope) - self._protocol.promised()
+        if lacking:
+            return reply.UNKNOWN_PARAMETER.with_text(f"{', '.join(sorted(lacking))}: not implemented for this mail")
         self._origin = origin
         self._protocol._from = origin
         return reply.SENDER_OK
@@ -103,12 +121,19 @@ class StockTransaction:
             self.abort()
 
     def _lines(self, lines: list[bytes]) -> None:
+        if not lines or not self._messages:
+            return
+        if not self._begun:
+            # As stock Twisted: a message without a header gets an empty line behind the Received field.
+            self._begun = True
+            if lines[0] and b":" not in lines[0]:
+                lines = [b"", *lines]
         try:
             for message in self._messages:
                 for line in lines:
                     message.lineReceived(line)
         except Exception:
-            self._log.failure("an IMessage failed in lineReceived")
+            self._refusal = self._refused(Failure())
             self.abort()
 
     def _ended(self, results: list[tuple[bool, Any]]) -> Reply:
@@ -122,16 +147,40 @@ class StockTransaction:
 
     def _refused(self, failure: Failure) -> Reply:
         error = failure.value
-        if isinstance(error, _stock.SMTPServerError):
+        if isinstance(error, _stock.SMTPServerError) and 400 <= error.code <= 599:
             text = error.resp.decode("utf-8", "replace") if isinstance(error.resp, bytes) else str(error.resp)
             return reply.parse_reply(error.code, [text.encode()]).with_class()
         self._log.failure("the application's delivery failed", failure)
         return reply.LOCAL_ERROR
 
 
-def _stock_address(address: Address | None) -> Any:
-    """A `twisted.mail.smtp.Address`, also of what its parser does not take (literals, UTF-8)."""
+def stock_received(session: Session, host: bytes, now: float) -> bytes:
+    """A Received field for applications that have none of their own; lines parted by LF, as theirs are."""
+    address = session.peer.address
+    where = "unix" if address is None else f"[IPv6:{address}]" if ":" in address else f"[{address}]"
+    helo = session.helo if _HELO.match(session.helo) else "unknown"
+    field = f"Received: from {helo} ({where})\n\tby {host.decode('ascii', 'replace')} with {session.protocol}"
+    return f"{field}\n\tid {session.id}; {formatdate(now)}".encode()
+
+
+def _promises_of(envelope: Envelope) -> set[str]:
+    """The extensions that MAIL relied on and that end in a promise."""
+    wanted = {"REQUIRETLS": envelope.tag is Tag.REQUIRED, "SMTPUTF8": envelope.smtputf8}
+    wanted["DSN"] = envelope.ret is not None or envelope.envid is not None
+    return {keyword for keyword, is_wanted in wanted.items() if is_wanted}
+
+
+def _stock_address(address: Address | None, host: bytes = b"") -> Any:
+    """A `twisted.mail.smtp.Address`, also of what its parser does not take (literals, UTF-8).
+
+    As there, the local part keeps its quotes (without them `"a@b"@c` would read as `a@b@c`), and a bare one is ours.
+    """
     made = _stock.Address.__new__(_stock.Address)
-    made.local = address.local.encode() if address else b""
-    made.domain = ascii_domain(address.domain).encode() if address else b""
+    if address is None:
+        made.local = made.domain = made.addrstr = b""
+        return made
+    domain = address.domain if address.domain.isascii() else ascii_domain(address.domain)
+    made.local = str(Address(address.local, "")).encode()
+    made.domain = domain.encode() or host
+    made.addrstr = made.local + b"@" + made.domain
     return made

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import Any
 
-from twisted.cred.error import LoginFailed, UnauthorizedLogin
+from twisted.cred.error import UnauthorizedLogin
 from twisted.internet.defer import maybeDeferred
 from twisted.python.failure import Failure
 
@@ -17,7 +16,7 @@ from requiretls_mta.smtp.octets import Mode, OctetSession
 
 
 class AuthBusyError(Exception):
-    """A checker has too much to do; answered 454 4.7.0."""
+    """Raised by a checker that has too much to do now; answered 454 4.7.0."""
 
 
 class AuthSession(OctetSession):
@@ -31,7 +30,7 @@ class AuthSession(OctetSession):
         """Begin an exchange, with or without an initial response."""
         words = rest.split()
         if "AUTH" not in self._offered:
-            self.reply(reply.NOT_OFFERED if self.startedTLS else reply.AUTH_NEEDS_TLS)
+            self.reply(reply.NOT_OFFERED)
             return
         if self.authenticated or self.in_transaction:
             self.reply(reply.BAD_SEQUENCE)
@@ -39,7 +38,7 @@ class AuthSession(OctetSession):
         if not 1 <= len(words) <= 2:
             self.reply(reply.BAD_SYNTAX)
             return
-        maker = self.challengers.get(words[0].upper())
+        maker = self.mechanisms().get(words[0].upper())
         if maker is None:
             self.reply(reply.AUTH_MECHANISM)
             return
@@ -51,6 +50,13 @@ class AuthSession(OctetSession):
         self.challenger.getChallenge()  # the initial response answers it
         # RFC 4954 4: "=" stands for an empty initial response.
         self.auth_line(b"" if words[1] == b"=" else words[1])
+
+    def mechanisms(self) -> dict[bytes, Any]:
+        """The challengers by name; applications from before Python 3 name them in text."""
+        return {
+            (name.encode("ascii") if isinstance(name, str) else name).upper(): maker
+            for name, maker in self.challengers.items()
+        }
 
     @property
     def in_transaction(self) -> bool:
@@ -66,13 +72,9 @@ class AuthSession(OctetSession):
         try:
             challenger.setResponse(base64.b64decode(line, validate=True))
             more = challenger.moreChallenges()
-        # What a mechanism raises for a malformed response is its own affair.
-        except (binascii.Error, LoginFailed, ValueError, IndexError) as error:
+        except Exception as error:
+            # What a mechanism raises for a malformed response is its own affair; never its text, that may be secret.
             self._log.debug("malformed AUTH response: {error}", error=type(error).__name__)
-            self._auth_over(reply.AUTH_SYNTAX)
-            return
-        except Exception:
-            self._log.failure("the AUTH mechanism failed")
             self._auth_over(reply.AUTH_SYNTAX)
             return
         if more:
@@ -82,20 +84,24 @@ class AuthSession(OctetSession):
             self._auth_over(reply.AUTH_UNAVAILABLE)
             return
         login = maybeDeferred(self.portal.login, challenger, None, IMessageDeliveryFactory, IMessageDelivery)
-        login.addCallbacks(self._logged_in, self._not_logged_in)
+        login.addCallback(self._logged_in).addErrback(self._not_logged_in)
 
     def _challenge(self) -> None:
         text = base64.b64encode(self.challenger.getChallenge()).decode("ascii")
         self.reply(Reply(334, None, text))
 
     def _logged_in(self, login: tuple[Any, Any, Any]) -> None:
+        if self._closing:  # the client left while the checker was thinking
+            login[2]()
+            return
         name = getattr(self.challenger, "username", None)
         self._cbAuthenticated(login)  # keeps the avatar as delivery, marks the session
-        self.user = name.decode("utf-8", "replace") if isinstance(name, bytes) else name
+        self.user = name.decode("utf-8", "replace") if isinstance(name, bytes) else name or ""
         self._auth_over(reply.AUTH_OK)
 
     def _not_logged_in(self, failure: Failure) -> None:
         if failure.check(UnauthorizedLogin):
+            # One text for a wrong password and for an unknown user.
             self._auth_over(reply.BAD_CREDENTIALS)
         elif failure.check(AuthBusyError):
             self._auth_over(reply.AUTH_UNAVAILABLE)

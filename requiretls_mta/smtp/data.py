@@ -33,6 +33,7 @@ class DataSession(AuthSession):
     _chunk_left = 0
     _chunk_last = False
     _data_began = 0.0
+    _data_arrived = 0
     _ending = False
 
     @property
@@ -77,6 +78,7 @@ class DataSession(AuthSession):
         self._chunk_left, self._chunk_last = parsed
         if "CHUNKING" not in self._offered or not self._recipients:
             self._refusal = reply.BAD_SEQUENCE
+            self._data_begins()
             self._enter_chunk()
         elif self._scanner is None:
             self._begin_message(self._chunk_granted)
@@ -86,6 +88,10 @@ class DataSession(AuthSession):
     def data_octets(self, data: bytes) -> bytes:
         """Octets of the message."""
         self.resetTimeout()
+        self._data_arrived += len(data)
+        if self._is_too_slow():
+            self.close(reply.TIMED_OUT)
+            return b""
         if self._mode is Mode.CHUNK:
             return self._chunk_octets(data)
         assert self._reader is not None
@@ -103,12 +109,12 @@ class DataSession(AuthSession):
     def _begin_message(self, granted: Callable[[Reply | None], None]) -> None:
         assert self._transaction is not None and self._envelope is not None
         self._envelope = attrs.evolve(self._envelope, recipients=tuple(self._recipients))
-        self.when(self._transaction.data(self._envelope), granted)
+        self.ask(granted, self._transaction.data, self._envelope)
 
     def _data_granted(self, refused: Reply | None) -> None:
         if refused is not None:
             self.reset()
-            self.reply(refused)
+            self.refuse(refused)
             return
         self._start_scanning()
         self._reader = DataReader()
@@ -119,6 +125,7 @@ class DataSession(AuthSession):
         if refused is not None:
             self.reset()
             self._refusal = refused
+            self._data_begins()
         else:
             self._start_scanning()
             self._ends = LineEnds()
@@ -126,7 +133,17 @@ class DataSession(AuthSession):
 
     def _start_scanning(self) -> None:
         self._scanner = ContentScanner(self.settings.headers_size)
-        self._data_began = self.now()
+        self._data_begins()
+
+    def _data_begins(self) -> None:
+        self._data_began, self._data_arrived = self.now(), 0
+
+    def _is_too_slow(self) -> bool:
+        """Whether the data, taken or refused, drips: every octet may be in time and the end never come."""
+        elapsed = self.now() - self._data_began
+        if elapsed <= self.settings.timeout:
+            return False
+        return self._data_arrived < elapsed * self.settings.minimum_rate or elapsed > self.settings.session_time
 
     def _enter_chunk(self) -> None:
         self._mode = Mode.CHUNK
@@ -150,7 +167,7 @@ class DataSession(AuthSession):
         self._mode = Mode.COMMAND
         if self._scanner is None or self._ends is None:
             refusal, self._refusal = self._refusal or reply.BAD_SEQUENCE, None
-            self.reply(refusal)
+            self.refuse(refusal)
         elif self._chunk_last:
             self._ends.finish()
             self._message_complete(bare=self._ends.bare)
@@ -160,17 +177,19 @@ class DataSession(AuthSession):
     def _take(self, octets: bytes) -> None:
         scanner = self._scanner
         assert scanner is not None
-        if self._refusal is None:
-            scanner.feed(octets)
-            if scanner.size > self.settings.message_size:
-                self._refuse_message(reply.TOO_BIG)
-            elif scanner.header_too_long:
-                self._refuse_message(reply.HEADER_TOO_BIG)
-            elif self._transaction is not None:
+        if self._refusal is not None or not octets:
+            return
+        scanner.feed(octets)
+        if scanner.size > self.settings.message_size:
+            self._refuse_message(reply.TOO_BIG)
+        elif scanner.header_too_long:
+            self._refuse_message(reply.HEADER_TOO_BIG)
+        elif self._transaction is not None:
+            try:
                 self._transaction.write(octets)
-        elapsed = self.now() - self._data_began
-        if elapsed > self.settings.timeout and scanner.size < elapsed * self.settings.minimum_rate:
-            self.close(reply.TIMED_OUT)
+            except Exception:
+                self._log.failure("a transaction failed")
+                self._refuse_message(reply.LOCAL_ERROR)
 
     def _refuse_message(self, refusal: Reply) -> None:
         """What still comes of the message is read and dropped; the reply follows at its end."""
@@ -193,28 +212,43 @@ class DataSession(AuthSession):
         self._transaction = None
         self._ending = True
         self.reset()
-        self.when(transaction.end(scanner.finish(), scanner.header), lambda answer: self._final(answer, count))
+        self.ask(lambda answer: self._final(answer, count), transaction.end, scanner.finish(), scanner.header)
 
     def _final(self, answer: Reply | Sequence[Reply], count: int) -> None:
         self._ending = False
-        if self.settings.service != "lmtp":
-            self.reply(answer if isinstance(answer, Reply) else answer[0])
-            return
-        # RFC 2033 4.2: one reply for each recipient that was accepted.
-        replies = [answer] * count if isinstance(answer, Reply) else list(answer)
-        for early in replies[:-1]:
-            self.transport.write(early.wire)
-        self.reply(replies[-1])
+        # RFC 2033 4.2: in LMTP one reply for each recipient that was accepted.
+        replies = [answer] * (count if self.settings.service == "lmtp" else 1) if isinstance(answer, Reply) else answer
+        if not self._closing:
+            for early in replies[:-1]:
+                self.transport.write(early.wire)
+        if replies[-1].is_positive:
+            self.reply(replies[-1])
+        else:
+            self.refuse(replies[-1])
 
-    def when(self, answer: Any, then: Callable[[Any], None]) -> None:
-        """Go on with an answer, now or later; a failure is our own and temporary."""
+    def refuse(self, answer: Reply, **fields: str) -> None:
+        """Answer no, and say so to whoever keeps the log."""
+        raise NotImplementedError
+
+    def ask(self, then: Callable[[Any], None], question: Callable[..., Any], *arguments: Any) -> None:
+        """Go on with the answer to a question, now or later; its failure is our own and temporary."""
+        try:
+            answer = question(*arguments)
+        except Exception:
+            self._log.failure("a transaction failed")
+            answer = reply.LOCAL_ERROR
         if not isinstance(answer, Deferred):
             then(answer)
             return
-        answer.addErrback(self._broken)
+        answer.addErrback(self._failed)
         answer.addCallback(lambda result: None if self._closing and not self._ending else then(result))
-        answer.addErrback(self._broken)
+        answer.addErrback(self._lost)
 
-    def _broken(self, failure: Failure) -> Reply:
+    def _failed(self, failure: Failure) -> Reply:
         self._log.failure("a transaction failed", failure)
         return reply.LOCAL_ERROR
+
+    def _lost(self, failure: Failure) -> None:
+        """A mistake of ours behind an answer: nobody would ever reply, so nobody is kept waiting."""
+        self._log.failure("the session failed", failure)
+        self.close(reply.LOCAL_ERROR)

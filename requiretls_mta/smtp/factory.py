@@ -11,7 +11,8 @@ from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Protocol
 
 from requiretls_mta.message.ports import Events, NoEvents
-from requiretls_mta.smtp._stock import SMTPFactory
+from requiretls_mta.smtp._stock import ESMTP, SMTP, SMTPFactory
+from requiretls_mta.smtp.connection import ConnectionSession
 from requiretls_mta.smtp.interfaces import Station
 from requiretls_mta.smtp.limits import ConnectionCount
 from requiretls_mta.smtp.server import PROMISES, RequireTLSESMTP
@@ -26,6 +27,8 @@ class RequireTLSESMTPFactory(SMTPFactory):
     """
 
     protocol: Any = RequireTLSESMTP
+    timeout: Any = None
+    """Seconds of silence that end a session; None: the settings say."""
     noisy = False
 
     def __init__(
@@ -59,12 +62,15 @@ class RequireTLSESMTPFactory(SMTPFactory):
         self.events: Events = events or NoEvents()
         self.listener = listener
         self.wall = wall
-        self.sessions: set[RequireTLSESMTP] = set()
+        self.sessions: set[ConnectionSession] = set()
         self._count = ConnectionCount(self.settings.max_connections, self.settings.max_connections_per_client)
         self._drained: Deferred[None] | None = None
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         """A session for a new connection."""
+        if self.protocol in (SMTP, ESMTP):
+            # An application that changes its factory only: it is for our session that it does so.
+            self.protocol = RequireTLSESMTP
         session: Any = super().buildProtocol(addr)
         if not isinstance(session, RequireTLSESMTP):
             other: Protocol | None = session
@@ -80,6 +86,9 @@ class RequireTLSESMTPFactory(SMTPFactory):
         session.wall = self.wall
         session.count = self._count
         session.on_end = self._ended
+        session.stopping = self._drained is not None
+        if self.timeout is not None and session.timeout is None:
+            session.timeout = self.timeout
         # Applications set these on their own sessions, as stock Twisted has them do; only ours override.
         if self.contextFactory is not None:
             session.ctx = self.contextFactory
@@ -93,16 +102,17 @@ class RequireTLSESMTPFactory(SMTPFactory):
         return session
 
     def drain(self) -> Deferred[None]:
-        """End the sessions: idle ones now with 421, those with a message coming in after their reply."""
-        if not self.sessions:
-            return succeed(None)
+        """End the sessions: idle ones now with 421, those with a message coming in after their reply.
+
+        Fires when none is left; the caller sets a bound. Whoever connects meanwhile is sent away.
+        """
         if self._drained is None:
             self._drained = Deferred()
             for session in list(self.sessions):
                 session.shutdown()
-        return self._drained
+        return self._drained if self.sessions else succeed(None)
 
-    def _ended(self, session: RequireTLSESMTP) -> None:
+    def _ended(self, session: ConnectionSession) -> None:
         self.sessions.discard(session)
         if self._drained is not None and not self.sessions and not self._drained.called:
             self._drained.callback(None)

@@ -137,8 +137,17 @@ class OctetSession(ESMTP):
             self._mode = Mode.COMMAND
             self.reply(reply.LINE_TOO_LONG)
         else:
-            self.line(line)
+            self._execute(line)
         return True
+
+    def _execute(self, line: bytes) -> None:
+        try:
+            self.line(line)
+        except Exception:
+            # A hook of an application may fail; the client is told to try again, and the session goes on.
+            self._log.failure("a command failed")
+            if self._busy:
+                self.reply(reply.LOCAL_ERROR)
 
     def line(self, line: bytes) -> None:
         """A command line, or one of an AUTH exchange; exactly one reply must follow."""
@@ -159,14 +168,20 @@ class OctetSession(ESMTP):
             if self._errors >= self.settings.max_errors:
                 self.close(reply.TOO_MANY_ERRORS)
                 return
-        self.answered(answer.wire)
         if answer.code == 421:
-            self.close()
+            self.close(answer)
+            return
+        self.answered(answer.wire)
 
     def answered(self, wire: bytes) -> None:
         """Write the last or only reply to the command in flight, and go on with the next."""
         self.transport.write(wire)
         self._busy = False
+        self.resetTimeout()
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Nothing is in flight: take the next command."""
         self._drain()
 
     def sendCode(self, code: int, message: bytes = b"") -> None:
@@ -177,8 +192,11 @@ class OctetSession(ESMTP):
         else:
             self.reply(Reply(code, f"{code // 100}.0.0", text))
 
-    def close(self, answer: Reply | None = None) -> None:
-        """Say a last word and hang up; what is still in the buffer is never executed."""
+    def close(self, answer: Reply | None = None, *, linger: float = _LINGER) -> None:
+        """Say a last word and hang up; what is still in the buffer is never executed.
+
+        A peer that does not take its leave within `linger` seconds is cut off.
+        """
         if self._closing:
             return
         self._closing = True
@@ -188,7 +206,7 @@ class OctetSession(ESMTP):
             self.transport.write(answer.wire)
         self.transport.unregisterProducer()
         self.transport.loseConnection()
-        self._linger = self.callLater(_LINGER, self._cut)
+        self._linger = self.callLater(linger, self._cut)
 
     def _cut(self) -> None:
         self._linger = None
@@ -206,8 +224,11 @@ class OctetSession(ESMTP):
         return reactor.callLater(period, function)
 
     def timeoutConnection(self) -> None:
-        """Nothing complete came for too long."""
-        self.close(reply.TIMED_OUT)
+        """Nothing complete came for too long; the time that an answer of ours takes is not the client's."""
+        if self._busy:
+            self.setTimeout(self.timeOut)
+        else:
+            self.close(reply.TIMED_OUT)
 
     def connectionMade(self) -> None:
         """Watch whether the replies are read."""
