@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -41,10 +41,21 @@ class LookupSettings:
 class RouteFinder:
     """Asks the DNS for routes. Never fails: what cannot be found is a `NoRoute` or a `Cause`."""
 
-    def __init__(self, resolver: Resolver, settings: LookupSettings, rng: random.Random | None = None) -> None:
+    def __init__(
+        self, resolver: Resolver, settings: Callable[[], LookupSettings], rng: random.Random | None = None
+    ) -> None:
         self._resolver = resolver
         self._settings = settings
         self._rng = rng or random.SystemRandom()
+
+    def key(self, domain: str) -> str:
+        """Equal for domains whose mail may share a transaction: those of one static route, else each its own."""
+        try:
+            name = ascii_domain(domain)
+        except AddressError:
+            return domain
+        static = route_for(name, self._settings().static)
+        return static.key if static else name
 
     def find(self, domain: str) -> Deferred[Route | NoRoute]:
         """The hosts for mail to `domain` (as written in an address)."""
@@ -56,20 +67,20 @@ class RouteFinder:
 
     async def _find(self, domain: str) -> Route | NoRoute:
         if domain.startswith("["):
-            return _literal(domain, self._settings.port)
+            return _literal(domain, self._settings().port)
         try:
             name = ascii_domain(domain)
         except AddressError as error:
             return _no_route(domain, Reply(550, "5.1.2", f"bad domain: {error}"))
-        static = route_for(name, self._settings.static)
+        static = route_for(name, self._settings().static)
         if static is not None and not static.lookup:
             host = Host(
                 name=static.host, port=static.port, protocol=static.protocol, mx_security=MXSecurity.NOT_APPLICABLE
             )
-            return Route(domain=name, hosts=(host,), local=host.is_socket)
+            return Route(domain=name, hosts=(host,), local=static.local)
         if static is not None:
             return await self._by_mx(name, static.host, static.port, static.protocol)
-        return await self._by_mx(name, name, self._settings.port, "smtp")
+        return await self._by_mx(name, name, self._settings().port, "smtp")
 
     async def _by_mx(self, domain: str, name: str, port: int, protocol: str) -> Route | NoRoute:
         answer = await self._resolver.resolve(name, "MX")
@@ -105,12 +116,12 @@ class RouteFinder:
 
     async def _without_us(self, hosts: list[Host]) -> list[Host]:
         """RFC 5321 5.1: our own record goes, and with it all that are no better."""
-        ours = [host.preference for host in hosts if host.name in self._settings.own_names]
-        if self._settings.own_addresses:
+        ours = [host.preference for host in hosts if host.name in self._settings().own_names]
+        if self._settings().own_addresses:
             looked_up = await gatherResults([self.addresses(host) for host in hosts])
             for host, found in zip(hosts, looked_up, strict=True):
                 if not isinstance(found, Cause) and any(
-                    (a.address, host.port) in self._settings.own_addresses for a in found
+                    (a.address, host.port) in self._settings().own_addresses for a in found
                 ):
                     ours.append(host.preference)
         return [host for host in hosts if host.preference < min(ours)] if ours else hosts

@@ -30,12 +30,19 @@ class StaticRoute:
     port: int
     lookup: bool
     """Whether the MX records of `host` are asked."""
+    local: bool = False
+    """Whether it ends on this machine, so that no TLS is asked of it (RFC 8689 4.4)."""
+
+    @property
+    def key(self) -> str:
+        """Equal for routes to the same next hop."""
+        return f"{self.protocol}:{self.host}:{self.port}"
 
 
 def parse_route(text: str) -> StaticRoute:
     """Read `smtp:[host]:port`, `smtp:domain`, `smtps:[host]`, `lmtp:unix:/path` and their like; raises `RouteError`."""
     if text.startswith("lmtp:unix:/"):
-        return StaticRoute(protocol="lmtp", host=text.removeprefix("lmtp:unix:"), port=0, lookup=False)
+        return StaticRoute(protocol="lmtp", host=text.removeprefix("lmtp:unix:"), port=0, lookup=False, local=True)
     found = _SPEC.match(text)
     if not found:
         raise RouteError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,40 +36,44 @@ class Named:
     key: Path
 
 
+@attrs.frozen
+class Loaded:
+    """Certificates and keys that were read and found fit."""
+
+    default: SSL.Context
+    by_name: Mapping[str, SSL.Context]
+
+
+def load(*, certificate: Path, key: Path, minimum: str = "1.2", named: Sequence[Named] = ()) -> Loaded:
+    """Read all files; raises `CertificateError`."""
+    default = _context(certificate, key, minimum)
+    by_name = {}
+    for entry in named:
+        context = _context(entry.certificate, entry.key, minimum)
+        by_name.update(dict.fromkeys(entry.names, context))
+
+    def choose(connection: SSL.Connection) -> None:
+        name = (connection.get_servername() or b"").decode("ascii", "replace").lower()
+        if name in by_name:
+            connection.set_context(by_name[name])
+
+    if by_name:
+        default.set_tlsext_servername_callback(choose)
+    return Loaded(default, by_name)
+
+
 @implementer(IOpenSSLServerConnectionCreator)
 class ServerContexts:
-    """Makes the server side of handshakes; `load` reads the files again for the connections to come."""
+    """Makes the server side of handshakes from what is loaded at the time; swap `loaded` and new sessions have it."""
 
-    def __init__(self, *, certificate: Path, key: Path, minimum: str = "1.2", named: Sequence[Named] = ()) -> None:
-        self._files = (certificate, key)
-        self._named = tuple(named)
-        self._minimum = minimum
-        self._default: SSL.Context
-        self._by_name: dict[str, SSL.Context] = {}
-        self.load()
-
-    def load(self) -> None:
-        """Read all files; raises `CertificateError` and keeps what was."""
-        default = _context(*self._files, self._minimum)
-        by_name = {
-            name: context
-            for entry in self._named
-            for context in (_context(entry.certificate, entry.key, self._minimum),)
-            for name in entry.names
-        }
-        if by_name:
-            default.set_tlsext_servername_callback(self._choose)
-        self._default, self._by_name = default, by_name
+    def __init__(self, loaded: Loaded | None = None) -> None:
+        self.loaded = loaded
 
     def serverConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
         """The server's end of a new TLS session."""
-        return SSL.Connection(self._default, None)
-
-    def _choose(self, connection: SSL.Connection) -> None:
-        name = (connection.get_servername() or b"").decode("ascii", "replace").lower()
-        context = self._by_name.get(name)
-        if context is not None:
-            connection.set_context(context)
+        if self.loaded is None:
+            raise CertificateError("no certificate is loaded yet")
+        return SSL.Connection(self.loaded.default, None)
 
 
 def private_files(folder: Path, hostname: str, now: datetime.datetime) -> tuple[Path, Path]:

@@ -18,7 +18,7 @@ BOGUS = {"status": Status.BOGUS, "rcode": "SERVFAIL"}
 
 
 def find(domain, table, settings=None, status=Status.SECURE, seed=1):
-    finder = RouteFinder(FakeResolver(table, status), settings or LookupSettings(), random.Random(seed))
+    finder = RouteFinder(FakeResolver(table, status), lambda: settings or LookupSettings(), random.Random(seed))
     got = []
     finder.find(domain).addCallback(got.append)
     return got[0]
@@ -122,7 +122,7 @@ def test_route_text_forms():
 
 def addresses(table, name="m.test", status=Status.SECURE):
     got = []
-    RouteFinder(FakeResolver(table, status), LookupSettings()).addresses(Host(name=name)).addCallback(got.append)
+    RouteFinder(FakeResolver(table, status), LookupSettings).addresses(Host(name=name)).addCallback(got.append)
     return got[0]
 
 

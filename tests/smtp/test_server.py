@@ -11,7 +11,7 @@ from twisted.trial.unittest import TestCase
 from requiretls_mta.message import reply
 from requiretls_mta.message.envelope import Tag
 from requiretls_mta.smtp.settings import SessionSettings
-from requiretls_mta.tls.server import ServerContexts
+from requiretls_mta.tls.server import ServerContexts, load
 from tests.lab.ca import CA
 from tests.smtp.dialogue import Server, Talk, in_thread
 
@@ -33,7 +33,7 @@ class SessionCase(TestCase):
         folder = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, folder)
         files = CA(folder).host("mx.test")
-        return ServerContexts(certificate=files.chain, key=files.key)
+        return ServerContexts(load(certificate=files.chain, key=files.key))
 
     @inlineCallbacks
     def _stop(self, server):
