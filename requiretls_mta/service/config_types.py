@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from requiretls_mta.dns.settings import parse_server
 from requiretls_mta.message.address import Address, AddressError, ascii_domain, check_domain, parse_mailbox
+from requiretls_mta.relay.static_routes import parse_route
 from requiretls_mta.service.config_errors import Refused, shown
 from requiretls_mta.service.endpoints import Endpoint, parse_endpoint
 
@@ -240,7 +241,7 @@ def parse_lmtp(value: object, folder: Path) -> Lmtp:
     kind, _, rest = text.partition(":")
     if kind == "unix" and rest:
         return Lmtp(f"unix:{folder / rest}")
-    if kind == "tcp" and _is_host_port(rest, needs_port=True):
+    if kind == "tcp" and _is_host_port(rest):
         return Lmtp(text)
     raise Refused('"unix:/path/of/socket" or "tcp:host:port"')
 
@@ -251,19 +252,24 @@ def parse_next_hop(value: object, folder: Path) -> NextHop:
     scheme, _, rest = text.partition(":")
     if scheme == "lmtp" and rest.startswith("unix:") and len(rest) > 5:
         return NextHop(f"lmtp:unix:{folder / rest[5:]}")
-    if scheme in ("smtp", "smtps", "lmtp") and _is_host_port(rest, needs_port=False):
+    try:
+        host = parse_route(text).host
+        if ":" in host:
+            ipaddress.ip_address(host)
         return NextHop(text)
+    except ValueError:
+        pass
     raise Refused('"smtp:", "smtps:" or "lmtp:", then a domain, or [host] for no MX lookup, then ":port" if need be')
 
 
-def _is_host_port(text: str, *, needs_port: bool) -> bool:
-    match = re.fullmatch(r"(\[[^\[\]]+\]|[^:\[\]]+)(?::(\d{1,5}))?", text, re.ASCII)
-    if not match or (needs_port and match.group(2) is None) or not 0 < int(match.group(2) or 1) < 65536:
+def _is_host_port(text: str) -> bool:
+    match = re.fullmatch(r"(\[[^\[\]]+\]|[^:\[\]]+):(\d{1,5})", text, re.ASCII)
+    if not match or not 0 < int(match.group(2)) < 65536:
         return False
     host = match.group(1)
     inside = host[1:-1] if host.startswith("[") else host
     try:
-        ipaddress.ip_address(inside[5:] if inside[:5].lower() == "ipv6:" else inside)
+        ipaddress.ip_address(inside)
     except ValueError:
         try:
             parse_domain(inside)

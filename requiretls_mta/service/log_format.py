@@ -1,0 +1,124 @@
+"""Log lines: an event with named fields as one line of JSON or text, whatever the fields hold."""
+
+from __future__ import annotations
+
+import enum
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from requiretls_mta.message.reply import quote
+
+LEVELS = ("debug", "info", "warn", "error", "critical")
+
+MESSAGES = {
+    "connected": "client connected",
+    "accepted": "message accepted",
+    "rejected": "command or message refused",
+    "queued": "message queued",
+    "delivered": "recipient delivered",
+    "deferred": "delivery deferred",
+    "bounced": "delivery failed",
+    "expired": "delivery time expired",
+    "discarded": "undeliverable report discarded",
+    "tls": "TLS established",
+    "policy": "policy decision",
+}
+"""The `message` of an event that brings none; of all others it is the event's name."""
+
+_EVENT_LEVELS = {"bounced": "warn", "expired": "warn", "discarded": "warn"}
+_SECRET = frozenset({"password", "passphrase", "secret", "body", "challenge"})
+_PLAIN = re.compile(r"[!#-<>-~]+\Z")
+
+Format = Callable[[float, str, str, str, Mapping[str, Any]], bytes]
+"""(Unix seconds, level, event, message, fields) to a line with its line feed."""
+
+
+def level_of(event: str) -> str:
+    """The level of an event that brings none."""
+    return _EVENT_LEVELS.get(event, "info")
+
+
+class Timestamps:
+    """RFC 3339 in UTC with milliseconds; the text of a second is made once."""
+
+    __slots__ = ("_second", "_text")
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._text = ""
+
+    def __call__(self, when: float) -> str:
+        """The text of Unix seconds."""
+        second, milliseconds = divmod(int(when * 1000), 1000)
+        if second != self._second:
+            self._second, self._text = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return f"{self._text}.{milliseconds:03d}Z"
+
+
+def plain(value: Any) -> Any:
+    """What JSON does not know: enumerations by value, octets escaped, sets sorted, all else by its text."""
+    match value:
+        case enum.Enum():
+            return value.value
+        case bytes():
+            return quote(value)
+        case set() | frozenset():
+            return sorted(map(str, value))
+        case _:
+            return str(value)
+
+
+_encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), default=plain, allow_nan=False).encode
+
+
+def json_lines() -> Format:
+    """Lines of JSON, ASCII only; `time`, `level`, `event` and `message` come first."""
+    timestamp = Timestamps()
+
+    def line(when: float, level: str, event: str, message: str, fields: Mapping[str, Any]) -> bytes:
+        record: dict[str, Any] = {"time": timestamp(when), "level": level, "event": event, "message": message}
+        if not _SECRET.isdisjoint(fields) or not record.keys().isdisjoint(fields):
+            fields = {name: value for name, value in fields.items() if name not in _SECRET and name not in record}
+        try:
+            text = _encode({**record, **fields})
+        except (ValueError, TypeError, RecursionError):
+            text = _encode({**record, **{str(name): quote(repr(value)) for name, value in fields.items()}})
+        # JSON lets DEL through; a terminal would not.
+        return text.replace("\x7f", "\\u007f").encode("ascii") + b"\n"
+
+    return line
+
+
+def text_lines() -> Format:
+    """`TIME level event: message name=value ...`; values in quotes where they need them, those of None left out."""
+    timestamp = Timestamps()
+
+    def line(when: float, level: str, event: str, message: str, fields: Mapping[str, Any]) -> bytes:
+        words = [f"{timestamp(when)} {level} {_harmless(event)}: {_harmless(message)}"]
+        for name, value in fields.items():
+            if value is None or name in _SECRET:
+                continue
+            text = value if type(value) is str else _text(value)
+            words.append(f"{name}={text}" if _PLAIN.match(text) else f"{name}={_quoted(text)}")
+        return " ".join(words).encode("utf-8", "backslashreplace") + b"\n"
+
+    return line
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}".rstrip("0").rstrip(".")
+    if isinstance(value, tuple | list):
+        return ",".join(map(_text, value))
+    return str(plain(value))
+
+
+def _quoted(text: str) -> str:
+    return '"' + _harmless(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
+
+
+def _harmless(text: str) -> str:
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
