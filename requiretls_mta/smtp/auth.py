@@ -38,7 +38,7 @@ class AuthSession(OctetSession):
         if not 1 <= len(words) <= 2:
             self.reply(reply.BAD_SYNTAX)
             return
-        maker = self.mechanisms().get(words[0].upper())
+        maker = self.challengers.get(words[0].upper())
         if maker is None:
             self.reply(reply.AUTH_MECHANISM)
             return
@@ -50,13 +50,6 @@ class AuthSession(OctetSession):
         self.challenger.getChallenge()  # the initial response answers it
         # RFC 4954 4: "=" stands for an empty initial response.
         self.auth_line(b"" if words[1] == b"=" else words[1])
-
-    def mechanisms(self) -> dict[bytes, Any]:
-        """The challengers by name; applications from before Python 3 name them in text."""
-        return {
-            (name.encode("ascii") if isinstance(name, str) else name).upper(): maker
-            for name, maker in self.challengers.items()
-        }
 
     @property
     def in_transaction(self) -> bool:

@@ -94,7 +94,7 @@ class RequireTLSESMTP(ConnectionSession):
         # A promise and a password are for TLS only; before the handshake is done there is none.
         if self.startedTLS and self.tls is not None:
             if self.challengers:
-                found[b"AUTH"] = list(self.mechanisms())
+                found[b"AUTH"] = list(self.challengers)
             if "REQUIRETLS" in promised:
                 found[b"REQUIRETLS"] = None
         return found
