@@ -19,6 +19,10 @@ class StoreFull(Exception):
     """The store takes no message now: no space left, or its limit reached. Answered 452 4.3.1."""
 
 
+class StoreError(Exception):
+    """The store cannot be used; the message names it and says why."""
+
+
 @attrs.frozen(kw_only=True)
 class Entry:
     """One recipient of a queued message and how it stands."""
