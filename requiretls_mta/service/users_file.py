@@ -39,10 +39,16 @@ def check_password(password: str) -> str:
 
 
 class UsersFile:
-    """Reads and rewrites the file at `path`; a missing one is an empty one."""
+    """Reads and rewrites the file at `path`; a missing one is an empty one.
 
-    def __init__(self, path: Path, hasher: argon2.PasswordHasher | None = None) -> None:
+    When root writes it, a new file belongs to `owner` (user and group), and without that to its folder's owner.
+    """
+
+    def __init__(
+        self, path: Path, hasher: argon2.PasswordHasher | None = None, owner: tuple[int, int] | None = None
+    ) -> None:
         self.path = path
+        self._new_owner = owner
         self._hasher = hasher or argon2.PasswordHasher()
 
     def read(self) -> dict[str, str]:
@@ -121,6 +127,8 @@ class UsersFile:
         try:
             found = self.path.stat()
         except FileNotFoundError:
+            if self._new_owner is not None:
+                return self._new_owner
             found = self.path.parent.stat()
         return found.st_uid, found.st_gid
 

@@ -1,0 +1,38 @@
+"""A message for `requiretls-mta send`: line ends made right, what RFC 5322 asks for added where it is missing."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Sequence
+from email.utils import formatdate
+
+from requiretls_mta.message.header import fields
+
+_LINE_END = re.compile(rb"\r\n|\r|\n")
+_FIRST_FIELD = re.compile(rb"[!-9;-~]+[ \t]*:")
+
+
+def prepare(octets: bytes, *, sender: str, recipients: Sequence[str], now: float, tls_optional: bool = False) -> bytes:
+    """The message as it is submitted: CRLF line ends; From, To, Date and Message-ID unless it brings them.
+
+    Text without a header section becomes a body. `tls_optional` adds `TLS-Required: No` (RFC 8689 5).
+    """
+    message = _LINE_END.sub(b"\r\n", octets)
+    if not _FIRST_FIELD.match(message):
+        message = b"\r\n" + message.removeprefix(b"\r\n")
+    if not message.endswith(b"\r\n"):
+        message += b"\r\n"
+    end = 0 if message.startswith(b"\r\n") else message.find(b"\r\n\r\n")
+    present = {field.name for field in fields(message[: end + 2 if end > 0 else len(message) if end < 0 else 0])}
+    domain = sender.rpartition("@")[2] or "localhost"
+    wanted = {
+        "From": sender or "MAILER-DAEMON",
+        "To": ", ".join(recipients),
+        "Date": formatdate(now),
+        "Message-ID": f"<{secrets.token_hex(12)}@{domain}>",
+    }
+    if tls_optional:
+        wanted["TLS-Required"] = "No"
+    added = [f"{name}: {value}" for name, value in wanted.items() if name.lower().encode() not in present]
+    return "".join(f"{line}\r\n" for line in added).encode() + message
