@@ -147,10 +147,12 @@ class DataSession(AuthSession):
 
     def _enter_chunk(self) -> None:
         self._mode = Mode.CHUNK
-        self._busy = False
         if self._chunk_left == 0:
-            self._busy = True
             self._chunk_complete()
+            return
+        # The command's reply follows its octets; they may all be in the buffer already.
+        self._busy = False
+        self._drain()
 
     def _chunk_octets(self, data: bytes) -> bytes:
         octets, rest = data[: self._chunk_left], data[self._chunk_left :]

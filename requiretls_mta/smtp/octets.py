@@ -198,6 +198,8 @@ class OctetSession(ESMTP):
         A peer that does not take its leave within `linger` seconds is cut off.
         """
         if self._closing:
+            if self._linger is not None and self._linger.active() and linger < _LINGER:
+                self._linger.reset(linger)
             return
         self._closing = True
         self._pending.clear()

@@ -214,6 +214,23 @@ def test_nothing_overtakes_an_answer(step):
     assert codes == [b"250", b"250", b"250", b"354", b"250", b"250", b"221"]
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [(None, b"250 2.0.0 Ok: queued as 0000000000000001\r\n"), (reply.STORE_FULL, reply.STORE_FULL.wire)],
+)
+@pytest.mark.parametrize("data", [b"BDAT 3 LAST\r\nx\r\n", b"BDAT 0 LAST\r\n", b"BDAT 1 LAST\r\n\n"])
+def test_a_chunk_that_waits_for_an_answer(data, answer, said):
+    """Its octets have all come before the transaction answers: they are read then, and the next command after them."""
+    memory = Memory()
+    memory.answers.data_reply = later = Deferred()
+    line = memory.connect().ready()
+    assert line.ask(data + b"NOOP\r\n") == b""
+    later.callback(answer)
+    if answer is None and data.endswith(b"\r\n\n"):
+        said = reply.BARE_LINE_BREAK.wire
+    assert line.said() == said + reply.OK.wire
+
+
 @pytest.mark.parametrize("step", ["mail", "rcpt", "data", "end"])
 @pytest.mark.parametrize("how", ["raises", "fails"])
 def test_a_failing_station_is_a_temporary_error(step, how):
