@@ -46,6 +46,8 @@ from requiretls_mta.service.config_sections import (
 from requiretls_mta.service.config_types import Domain, File
 from requiretls_mta.service.hostname import machine_name
 
+__all__ = ["NO_FILE", "Config", "ConfigError", "as_toml_tables", "build_config", "load_config"]
+
 NO_FILE = "the built-in defaults"
 """What stands for the file's name when there is none."""
 SET = "--set"

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import socket
 import stat
+import tempfile
 from pathlib import Path
 
 import attrs
@@ -82,8 +84,8 @@ class Control(TestCase):
     """The service's end in the reactor, the tool's in a thread."""
 
     def setUp(self):
-        self.folder = Path(self.mktemp()).absolute()
-        self.folder.mkdir(parents=True)
+        self.folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, self.folder)
         self.store, self.woken, self.reloads = Store(), [], []
         self.reloading = lambda: succeed(None)
         controls = Controls(

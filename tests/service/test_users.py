@@ -1,8 +1,11 @@
 """Users: the file, its atomic rewriting, and logins that cost the same whoever tries."""
 
 import os
+import shutil
 import stat
+import tempfile
 import time
+from pathlib import Path
 
 import argon2
 import pytest
@@ -84,11 +87,9 @@ class Logins(TestCase):
     """The checker behind twisted.cred."""
 
     def setUp(self):
-        folder = self.mktemp()
-        os.makedirs(folder)
-        from pathlib import Path
-
-        self.users = users_file(Path(folder))
+        folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, folder)
+        self.users = users_file(folder)
         self.users.add("anna", "right")
         self.checker = UsersChecker(reactor, self.users)
         self.checker.load()
