@@ -1,0 +1,153 @@
+"""Opening a session with a host at one of its addresses, with as much TLS as there is."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+from twisted.internet import error as network
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, UNIXClientEndpoint
+from twisted.internet.protocol import Factory
+
+from requiretls_mta.message.outcome import Cause, Step
+from requiretls_mta.message.reply import Reply
+from requiretls_mta.relay.route import Host
+from requiretls_mta.relay.settings import RelaySettings
+from requiretls_mta.smtp.client import ClientSession, HandshakeError, SessionLostError
+from requiretls_mta.tls.client import Handshake
+from requiretls_mta.tls.judge import TLSState
+
+Connect = Callable[[Host, str, RelaySettings], Deferred[ClientSession]]
+"""Opens a connection to a host's address; fails with Twisted's connection errors."""
+
+
+@attrs.define
+class Line:
+    """An open session and what is known of it."""
+
+    session: ClientSession
+    host: Host
+    address: str
+    tls: TLSState
+    detail: str = ""
+    """Why there is no TLS, or no authentication."""
+    generation: int = 0
+    delays: tuple[float, float] = (0.0, 0.0)
+    """Seconds that connecting and TLS took."""
+
+    @property
+    def keyword(self) -> bool:
+        """Whether the EHLO inside TLS listed REQUIRETLS."""
+        return self.session.tls is not None and "REQUIRETLS" in self.session.offers
+
+
+def connector(reactor: Any) -> Connect:
+    """Connections over this reactor."""
+
+    def connect(host: Host, address: str, settings: RelaySettings) -> Deferred[ClientSession]:
+        timeout = settings.timeouts.connect
+        if host.is_socket:
+            endpoint: Any = UNIXClientEndpoint(reactor, address, timeout)
+        elif ipaddress.ip_address(address).version == 6:
+            bind = (settings.source_ipv6, 0) if settings.source_ipv6 else None
+            endpoint = TCP6ClientEndpoint(reactor, address, host.port, timeout, bind)
+        else:
+            bind = (settings.source_ipv4, 0) if settings.source_ipv4 else None
+            endpoint = TCP4ClientEndpoint(reactor, address, host.port, timeout, bind)
+        factory = Factory.forProtocol(lambda: ClientSession(reactor))
+        factory.noisy = False
+        connected: Deferred[ClientSession] = endpoint.connect(factory)
+        return connected
+
+    return connect
+
+
+async def dial(
+    connect: Connect, clock: Any, host: Host, address: str, settings: RelaySettings, *, use_tls: bool
+) -> Line | Cause:
+    """Greeting, EHLO, and if `use_tls` STARTTLS and EHLO again. What stops TLS is told in the line's state."""
+    start = clock.seconds()
+    try:
+        session = await connect(host, address, settings)
+    except (network.ConnectError, OSError) as error:
+        return _cause(host, address, _connect_text(error))
+    except Exception as error:
+        return _cause(host, address, f"the connection failed: {type(error).__name__}")
+    line = Line(session, host, address, TLSState.NOT_OFFERED, generation=settings.generation)
+    try:
+        trouble = await _converse(line, settings, use_tls=use_tls, clock=clock, start=start)
+    except SessionLostError as error:
+        return _cause(host, address, str(error))
+    if trouble is not None:
+        session.quit(settings.timeouts.quit)
+    return trouble or line
+
+
+async def _converse(line: Line, settings: RelaySettings, *, use_tls: bool, clock: Any, start: float) -> Cause | None:
+    session, host, timeouts = line.session, line.host, settings.timeouts
+    verb = "LHLO" if host.protocol == "lmtp" else "EHLO"
+    if host.protocol == "smtps" and not await _secure(line, settings):
+        return None
+    greeting = await session.greeting(timeouts.greeting)
+    connected = clock.seconds()
+    if greeting.code != 220:
+        return _replied(line, greeting, "the greeting was")
+    hello = await session.hello(verb, settings.hostname, timeouts.hello)
+    if use_tls and "STARTTLS" in session.offers:
+        reply = await session.command(b"STARTTLS", timeouts.hello)
+        if reply.code == 220:
+            if not await _secure(line, settings):
+                return None
+            hello = await session.hello(verb, settings.hostname, timeouts.hello)
+        else:
+            line.tls = TLSState.UNAVAILABLE if reply.is_temporary else TLSState.REFUSED
+            line.detail = f"STARTTLS was answered {reply}"
+    line.delays = (connected - start, clock.seconds() - connected)
+    if hello.is_positive or hello.is_temporary:
+        return None if hello.is_positive else _replied(line, hello, f"{verb} was answered")
+    # RFC 8689 4.2.1 (3) wants EHLO; a server that knows only HELO promises nothing, and the judge will say so.
+    if verb == "LHLO":
+        return _replied(line, hello, "LHLO was answered")
+    hello = await session.hello("HELO", settings.hostname, timeouts.hello)
+    return None if hello.is_positive else _replied(line, hello, "HELO was answered")
+
+
+async def _secure(line: Line, settings: RelaySettings) -> bool:
+    """The handshake; False when it failed and the connection is gone."""
+    try:
+        facts = await line.session.start_tls(Handshake(settings.context, line.host.name), settings.timeouts.handshake)
+    except HandshakeError as error:
+        line.tls, line.detail = TLSState.HANDSHAKE_FAILED, str(error)
+        return False
+    line.detail = facts.pkix_error or ""
+    line.tls = TLSState.UNAUTHENTICATED if facts.pkix_error else TLSState.AUTHENTICATED
+    return True
+
+
+def _replied(line: Line, reply: Reply, what: str) -> Cause:
+    detail = f"{what} {reply}"
+    return _cause(line.host, line.address, detail, reply, temporary=not reply.is_permanent)
+
+
+def _cause(host: Host, address: str, detail: str, reply: Reply | None = None, *, temporary: bool = True) -> Cause:
+    return Cause(
+        host=host.name,
+        address=None if host.is_socket else f"{address}:{host.port}",
+        step=Step.CONNECT,
+        detail=detail,
+        temporary=temporary,
+        reply=reply,
+        clause="RFC 5321 5.1",
+    )
+
+
+def _connect_text(error: Exception) -> str:
+    if isinstance(error, network.ConnectionRefusedError):
+        return "connection refused"
+    if isinstance(error, network.TimeoutError):
+        return "the connection timed out"
+    reason = getattr(error, "osError", None) or getattr(error, "string", None) or error
+    return f"the connection failed: {reason}"

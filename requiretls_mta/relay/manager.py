@@ -1,0 +1,281 @@
+"""The relay manager: walks the hosts of a domain until one takes the message under the conditions it was given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred
+
+from requiretls_mta.message.envelope import Recipient
+from requiretls_mta.message.outcome import Cause, Delivered, Failed, Outcome, Security, Step
+from requiretls_mta.message.outcome import Deferred as Postponed
+from requiretls_mta.message.ports import Events
+from requiretls_mta.message.reply import Reply
+from requiretls_mta.message.stored import Message
+from requiretls_mta.relay.dial import Connect, Line, connector, dial
+from requiretls_mta.relay.lookup import RouteFinder
+from requiretls_mta.relay.pool import Pool
+from requiretls_mta.relay.route import Host, NoRoute, Route
+from requiretls_mta.relay.settings import RelaySettings
+from requiretls_mta.smtp.exchange import Answered, Refused, transact
+from requiretls_mta.tls.judge import (
+    Facts,
+    MXSecurity,
+    Requirement,
+    Row,
+    TLSState,
+    Verdict,
+    conclude,
+    judge,
+    requirement_of,
+)
+from requiretls_mta.tls.policy import Level
+
+
+@attrs.frozen(kw_only=True)
+class _Demand:
+    """What one message asks of every host, for the length of one attempt."""
+
+    message: Message
+    recipients: tuple[Recipient, ...]
+    requirement: Requirement
+    level: Level
+    settings: RelaySettings
+    local: bool
+
+    def judge(self, host: Host, line: Line | None = None) -> Row:
+        """The row that decides about a host, before the connection or with a session."""
+        return judge(
+            Facts(
+                requirement=self.requirement,
+                level=self.level,
+                mx_security=host.mx_security,
+                tls=line.tls if line else None,
+                keyword=line.keyword if line else False,
+            )
+        )
+
+
+class RelayManager:
+    """A `Transport` over SMTP and LMTP. Knows no queue: one call is one attempt."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        *,
+        finder: RouteFinder,
+        settings: Callable[[], RelaySettings],
+        events: Events,
+        connect: Connect | None = None,
+    ) -> None:
+        self._clock = reactor
+        self._finder = finder
+        self._settings = settings
+        self._events = events
+        self._connect = connect or connector(reactor)
+        self._pool = Pool(reactor)
+
+    def deliver(self, message: Message, recipients: Sequence[Recipient]) -> Deferred[list[Outcome]]:
+        """One attempt for recipients that share a next hop."""
+        return Deferred.fromCoroutine(self._deliver(message, tuple(recipients)))
+
+    def close(self) -> None:
+        """End the sessions that are kept."""
+        self._pool.close()
+
+    async def _deliver(self, message: Message, recipients: tuple[Recipient, ...]) -> list[Outcome]:
+        settings = self._settings()
+        domain = recipients[0].address.domain
+        route = await self._finder.find(domain)
+        if isinstance(route, NoRoute):
+            return _all(recipients, route.reply, (route.cause,))
+        # Our own reports about tagged messages are held to the promise; others' are let through (RFC 8689 5).
+        empty = message.envelope.sender is None and message.origin != "report"
+        demand = _Demand(
+            message=message,
+            recipients=recipients,
+            requirement=requirement_of(message.envelope.tag, empty_reverse_path=empty),
+            level=settings.levels.of(domain),
+            settings=settings,
+            local=route.local,
+        )
+        return await self._walk(route, demand)
+
+    async def _walk(self, route: Route, demand: _Demand) -> list[Outcome]:
+        causes: list[Cause] = []
+        for host in route.hosts:
+            row = demand.judge(host)
+            if row.verdict is Verdict.NEXT_HOST and not demand.local:
+                causes.append(_judged(host, None, row))
+                continue
+            addresses = await self._finder.addresses(host)
+            if isinstance(addresses, Cause):
+                causes.append(addresses)
+                continue
+            for address in addresses:
+                result = await self._try(host, address.address, demand, causes)
+                if not isinstance(result, Cause):
+                    return result
+                causes.append(result)
+        return _all(demand.recipients, conclude(causes), tuple(causes))
+
+    async def _try(self, host: Host, address: str, demand: _Demand, causes: Sequence[Cause]) -> list[Outcome] | Cause:
+        """One address of one host: outcomes, or why it was none."""
+        line = self._kept(host, demand) or await self._dial(host, address, demand, use_tls=not demand.local)
+        if isinstance(line, Cause):
+            return line
+        row = demand.judge(host, line)
+        if demand.local:
+            return await self._send(line, demand, causes, keyword=False)
+        if row.verdict is Verdict.CLEAR and line.tls is TLSState.HANDSHAKE_FAILED and host.protocol != "smtps":
+            again = await self._dial(host, address, demand, use_tls=False)
+            if isinstance(again, Cause):
+                return again
+            line = again
+        elif row.verdict is Verdict.NEXT_HOST or line.tls is TLSState.HANDSHAKE_FAILED:
+            line.session.quit(demand.settings.timeouts.quit)
+            cause = _judged(host, line, row)
+            # Who did not ask for TLS is not refused for its lack; only here (smtps) nothing goes without.
+            return cause if row.verdict is Verdict.NEXT_HOST else attrs.evolve(cause, temporary=True)
+        return await self._send(line, demand, causes, keyword=row.verdict is Verdict.PROCEED_TAGGED)
+
+    def _kept(self, host: Host, demand: _Demand) -> Line | None:
+        def fits(line: Line) -> bool:
+            row = demand.judge(host, line)
+            return demand.local or row.verdict is not Verdict.NEXT_HOST
+
+        return self._pool.take(
+            host,
+            optional=demand.requirement is Requirement.OPTIONAL,
+            generation=demand.settings.generation,
+            fits=fits,
+        )
+
+    async def _dial(self, host: Host, address: str, demand: _Demand, *, use_tls: bool) -> Line | Cause:
+        line = await dial(self._connect, self._clock, host, address, demand.settings, use_tls=use_tls)
+        if isinstance(line, Line) and line.session.tls is not None:
+            self._events.emit(
+                "tls",
+                queue_id=demand.message.id,
+                mx=host.name,
+                tls_version=line.session.tls.version,
+                cipher=line.session.tls.cipher,
+                auth="pkix" if line.tls is TLSState.AUTHENTICATED else None,
+            )
+        return line
+
+    async def _send(
+        self, line: Line, demand: _Demand, causes: Sequence[Cause], *, keyword: bool
+    ) -> list[Outcome] | Cause:
+        settings, host = demand.settings, line.host
+        start = self._clock.seconds()
+        try:
+            answer = await transact(
+                line.session,
+                demand.message,
+                demand.recipients,
+                keyword=keyword,
+                lmtp=host.protocol == "lmtp",
+                timeouts=settings.timeouts,
+            )
+        except BaseException:
+            line.session.abort("the attempt broke off")
+            raise
+        if isinstance(answer, Refused):
+            line.session.quit(settings.timeouts.quit)
+            if answer.why == "sender" and answer.reply.is_permanent:
+                return [_outcome(r, answer.reply, line, causes, demand, keyword=keyword) for r in demand.recipients]
+            return _refused(line, answer)
+        transfer = self._clock.seconds() - start
+        outcomes = [
+            _outcome(r, reply, line, causes, demand, keyword=keyword, answered=answer, transfer=transfer)
+            for r, reply in zip(demand.recipients, answer.replies, strict=True)
+        ]
+        self._pool.keep(
+            line,
+            optional=demand.requirement is Requirement.OPTIONAL,
+            idle=settings.idle if answer.reusable else 0.0,
+            quit_time=settings.timeouts.quit,
+        )
+        line.delays = (0.0, 0.0)
+        return outcomes
+
+
+def _outcome(
+    recipient: Recipient,
+    reply: Reply,
+    line: Line,
+    causes: Sequence[Cause],
+    demand: _Demand,
+    *,
+    keyword: bool,
+    answered: Answered | None = None,
+    transfer: float = 0.0,
+) -> Outcome:
+    facts = line.session.tls
+    security = Security(
+        tls_version=facts.version if facts else None,
+        cipher=facts.cipher if facts else None,
+        auth="pkix" if line.tls is TLSState.AUTHENTICATED else None,
+        mx_security=line.host.mx_security.value if not demand.local else MXSecurity.NOT_APPLICABLE.value,
+        requiretls=keyword,
+    )
+    host = line.host.name
+    if reply.is_positive:
+        return Delivered(
+            recipient=recipient,
+            reply=reply,
+            host=host,
+            security=security,
+            causes=tuple(causes),
+            dsn_relayed=answered is not None and answered.dsn_relayed,
+            delays=(*line.delays, transfer),
+        )
+    kind = Postponed if reply.is_temporary else Failed
+    return kind(recipient=recipient, reply=reply, host=host, security=security, causes=tuple(causes))
+
+
+def _all(recipients: Sequence[Recipient], reply: Reply, causes: tuple[Cause, ...]) -> list[Outcome]:
+    kind = Postponed if reply.is_temporary else Failed
+    host = causes[-1].host if causes else None
+    return [kind(recipient=recipient, reply=reply, host=host, causes=causes) for recipient in recipients]
+
+
+def _judged(host: Host, line: Line | None, row: Row) -> Cause:
+    detail = row.detail or "the TLS handshake failed"
+    if line is not None and line.detail:
+        detail = f"{detail}: {line.detail}"
+    return Cause(
+        host=host.name,
+        address=f"{line.address}:{host.port}" if line else None,
+        step=row.step,
+        detail=detail,
+        temporary=row.temporary,
+        clause=row.clause,
+    )
+
+
+def _refused(line: Line, answer: Refused) -> Cause:
+    """Why this host did not take the message, though the next may."""
+    address = None if line.host.is_socket else f"{line.address}:{line.host.port}"
+    if answer.why == "keyword":
+        # It advertised the keyword and refuses the parameter: never again without (RFC 8689 4.2.1).
+        return Cause(
+            host=line.host.name,
+            address=address,
+            step=Step.REQUIRETLS,
+            detail=f"MAIL with REQUIRETLS was answered {answer.reply}",
+            temporary=False,
+            clause="RFC 8689 4.2.1 (5)",
+        )
+    return Cause(
+        host=line.host.name,
+        address=address,
+        step=Step.TRANSACTION,
+        detail=answer.reply.text,
+        temporary=answer.reply.is_temporary,
+        reply=answer.reply,
+        clause="RFC 5321 3.3",
+    )

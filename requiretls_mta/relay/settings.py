@@ -1,0 +1,27 @@
+"""What outgoing sessions go by."""
+
+from __future__ import annotations
+
+import attrs
+from OpenSSL import SSL
+
+from requiretls_mta.smtp.client import Timeouts
+from requiretls_mta.tls.policy import Policies
+
+
+@attrs.frozen(kw_only=True)
+class RelaySettings:
+    """One generation of the relay's policies."""
+
+    hostname: str
+    """What we call ourselves in EHLO."""
+    context: SSL.Context
+    """From `tls.client.client_context`: the trusted roots."""
+    levels: Policies = attrs.field(factory=Policies)
+    timeouts: Timeouts = attrs.field(factory=Timeouts)
+    idle: float = 5.0
+    """Seconds that an idle session is kept for the next message."""
+    source_ipv4: str = ""
+    source_ipv6: str = ""
+    generation: int = 0
+    """Kept sessions of an older one are not used again."""

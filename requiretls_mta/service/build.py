@@ -1,0 +1,254 @@
+"""The composition root: every station made from one configuration, and handed what it needs."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+from twisted.cred.portal import IRealm, Portal
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.threadpool import ThreadPool
+from zope.interface import implementer
+
+from requiretls_mta.delivery.maildir import MaildirSettings, MaildirTransport
+from requiretls_mta.dns import resolvconf
+from requiretls_mta.dns.answer import Resolver
+from requiretls_mta.dns.resolver import StubResolver
+from requiretls_mta.dns.settings import show_server
+from requiretls_mta.message.envelope import Recipient
+from requiretls_mta.message.ports import Events, NoEvents
+from requiretls_mta.queue.sqlite import SQLiteStore
+from requiretls_mta.receive.admission import Admission
+from requiretls_mta.receive.reception import ReceptionStation
+from requiretls_mta.relay.lookup import RouteFinder
+from requiretls_mta.relay.manager import RelayManager
+from requiretls_mta.relay.schedule import Schedule, Way
+from requiretls_mta.relay.settings import RelaySettings
+from requiretls_mta.report.dsn import FailureReports
+from requiretls_mta.service.config import Config
+from requiretls_mta.service.control import Controls, ControlSocket
+from requiretls_mta.service.listeners import Binding, Listeners
+from requiretls_mta.service.mta import MTA, Parts
+from requiretls_mta.service.policies import Policies, policies, relay_settings, session_settings
+from requiretls_mta.service.state import prepare_state, shard
+from requiretls_mta.service.users import UsersChecker
+from requiretls_mta.service.users_file import UsersFile
+from requiretls_mta.tls import server as server_tls
+
+MAILBOX_THREADS = 4
+"""Messages written into mailboxes at once; each waits for the disk, not for the processor."""
+
+
+def make_service(
+    config: Config,
+    reactor: Any = None,
+    *,
+    resolver: Resolver | None = None,
+    events: Events | None = None,
+    wall: Callable[[], float] = time.time,
+) -> MTA:
+    """The whole MTA as an `IService`. Composes only: no file, socket or thread before it is started."""
+    if reactor is None:
+        from twisted.internet import reactor  # noqa: PLC0415  # whoever names none means the global one
+    return _House(config, reactor, resolver, events or NoEvents(), wall).service()
+
+
+@implementer(IRealm)
+class _Realm:
+    """Whoever logs in may submit; what that means the station decides."""
+
+    def requestAvatar(self, avatarId: Any, mind: Any, *interfaces: Any) -> tuple[Any, Any, Callable[[], None]]:
+        return interfaces[-1], None, lambda: None
+
+
+class _House:
+    """The stations of one process, and the policies that are in force."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        config: Config,
+        reactor: Any,
+        resolver: Resolver | None,
+        events: Events,
+        wall: Callable[[], float],
+    ) -> None:
+        self.config = config
+        self.reactor = reactor
+        self.events = events
+        self.wall = wall
+        self.policies: Policies = policies(config)
+        self.relay: RelaySettings | None = None
+        servers = [show_server(server) for server in config.dns.servers]
+        self.resolver = resolver or StubResolver(
+            reactor, resolvconf.settings(servers, config.dns.trust_ad, config.dns.timeout)
+        )
+        self.contexts = server_tls.ServerContexts()
+        self.users = UsersChecker(reactor, UsersFile(config.access.users))
+        self.store = SQLiteStore(reactor, shard(config.state), wall=wall)
+        self.mailbox_pool = ThreadPool(0, MAILBOX_THREADS, name="mailboxes")
+        self.maildir = MaildirTransport(reactor, self.mailbox_pool, self._maildir_settings, wall)
+        self.finder = RouteFinder(self.resolver, lambda: self.policies.lookup)
+        self.manager = RelayManager(
+            reactor,
+            finder=self.finder,
+            settings=self._relay_settings,
+            events=events,
+        )
+        self.schedule = Schedule(
+            store=self.store,
+            choose=self._choose,
+            report=FailureReports(
+                settings=lambda: self.policies.reports, new_id=self.store.new_id, wall=wall, events=events
+            ),
+            clock=reactor,
+            wall=wall,
+            events=events,
+            settings=lambda: self.policies.schedule,
+        )
+        self.control = ControlSocket(
+            reactor,
+            config.state,
+            Controls(store=self.store, wall=wall, reload=self._reload_asked, wake=self.schedule.wake),
+        )
+        self.admission = Admission(self.store, self.schedule, lambda: self.policies.receive, events)
+
+    def service(self) -> MTA:
+        """The service, with the order of its parts."""
+        mta = MTA(
+            self.reactor,
+            Parts(
+                listeners=Listeners(self.reactor, self._bindings()),
+                privileged=self._privileged,
+                store=self.store,
+                prepare=self._prepare,
+                started=self._started,
+                drain=self.schedule.stop,
+                closed=lambda: Deferred.fromCoroutine(self._closed()),
+                reload=self.reload,
+            ),
+        )
+        self._mta = mta
+        return mta
+
+    # --- who attempts a recipient -----------------------------------------------------------------------------
+
+    def _choose(self, recipient: Recipient) -> Way:
+        now = self.policies
+        domain = recipient.address.domain
+        if now.maildir is not None and now.receive.is_local(domain):
+            return Way(self.maildir, "maildir", MAILBOX_THREADS)
+        level = now.levels.of(domain)
+        return Way(
+            self.manager, f"{self.finder.key(domain)} {level.value}", now.config.relay.connections_per_destination
+        )
+
+    def _relay_settings(self) -> RelaySettings:
+        assert self.relay is not None, "the service was not started"
+        return self.relay
+
+    def _maildir_settings(self) -> MaildirSettings:
+        settings = self.policies.maildir
+        assert settings is not None
+        return settings
+
+    # --- listeners --------------------------------------------------------------------------------------------
+
+    def _bindings(self) -> list[Binding]:
+        # The session's classes import twisted.mail.smtp, which installs a reactor: not before somebody wants a service.
+        from requiretls_mta.smtp._stock import LOGINCredentials, PLAINCredentials  # noqa: PLC0415
+        from requiretls_mta.smtp.factory import RequireTLSESMTPFactory  # noqa: PLC0415
+        from requiretls_mta.smtp.server import PROMISES  # noqa: PLC0415
+
+        bindings = []
+        for name, listen in self.config.listen.items():
+            submission = listen.service.startswith("submission")
+            sessions = RequireTLSESMTPFactory(
+                Portal(_Realm(), [self.users]) if submission else None,
+                reactor=self.reactor,
+                settings=session_settings(self.config, name),
+                station=ReceptionStation(
+                    store=self.store,
+                    admission=self.admission,
+                    settings=lambda: self.policies.receive,
+                    events=self.events,
+                    wall=self.wall,
+                    trusted=listen.trusted,
+                ),
+                contextFactory=self.contexts,
+                challengers={b"PLAIN": PLAINCredentials, b"LOGIN": LOGINCredentials} if submission else None,
+                promises=PROMISES,
+                events=self.events,
+                listener=name,
+                wall=self.wall,
+            )
+            factory: Any = sessions
+            if listen.service == "submissions":
+                factory = TLSMemoryBIOFactory(self.contexts, False, sessions)
+                factory.noisy = False
+            bindings += [
+                Binding(name=name, endpoint=endpoint.description, factory=factory, sessions=sessions)
+                for endpoint in listen.endpoint
+            ]
+        return bindings
+
+    # --- start, reload, stop ----------------------------------------------------------------------------------
+
+    def _privileged(self) -> None:
+        if self.config.tls.certificate is not None:
+            self.contexts.loaded = self._load_tls(self.config)
+        self.relay = relay_settings(self.config)
+        self.users.load()
+
+    def _prepare(self) -> None:
+        prepare_state(self.config.state)
+        if self.contexts.loaded is None:
+            self.contexts.loaded = self._load_tls(self.config)
+
+    def _load_tls(self, config: Config) -> server_tls.Loaded:
+        tls = config.tls
+        if tls.certificate is not None and tls.key is not None:
+            certificate: Path = tls.certificate
+            key: Path = tls.key
+        else:
+            now = datetime.datetime.fromtimestamp(self.wall(), datetime.UTC)
+            folder = config.state / "tls"
+            certificate, key = server_tls.private_files(folder, config.hostname, now)
+            self._log.warn("no certificate is configured: {file} of a private CA is used", file=str(certificate))
+        named = [
+            server_tls.Named(names=frozenset(sni.names), certificate=sni.certificate, key=sni.key) for sni in tls.sni
+        ]
+        return server_tls.load(certificate=certificate, key=key, minimum=tls.minimum, named=named)
+
+    def _started(self) -> None:
+        self.users.start()
+        self.mailbox_pool.start()
+        self.schedule.start()
+        self.control.start()
+
+    def _reload_asked(self) -> Deferred[None]:
+        return maybeDeferred(lambda: self.reload(self._mta.reread()))
+
+    def reload(self, config: Config) -> None:
+        """Put a new configuration's policies into force, all of them or, raising, none."""
+        new = policies(config, self.policies.generation + 1)
+        loaded, relay, users = self._load_tls(config), relay_settings(config, new.generation), self.users.read()
+        self.policies, self.relay, self.contexts.loaded = new, relay, loaded
+        self.users.replace(users)
+        self.config = attrs.evolve(self.config, tls=config.tls)
+
+    async def _closed(self) -> None:
+        await self.control.stop()
+        if self.mailbox_pool.started:
+            self.mailbox_pool.stop()
+        self.users.stop()
+        self.manager.close()
+        if isinstance(self.resolver, StubResolver):
+            await self.resolver.close()

@@ -1,0 +1,138 @@
+"""One generation of policies: what a configuration means to each station, swapped as a whole at reload."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import attrs
+
+from requiretls_mta.delivery.maildir import MaildirSettings
+from requiretls_mta.receive.settings import Settings as ReceiveSettings
+from requiretls_mta.relay.lookup import LookupSettings
+from requiretls_mta.relay.retry import RetrySettings
+from requiretls_mta.relay.schedule import ScheduleSettings
+from requiretls_mta.relay.settings import RelaySettings
+from requiretls_mta.relay.static_routes import StaticRoute, parse_route
+from requiretls_mta.report.dsn import ReportSettings
+from requiretls_mta.service.config import Config
+from requiretls_mta.smtp.settings import SessionSettings
+from requiretls_mta.tls.client import client_context
+from requiretls_mta.tls.policy import Policies as Levels
+
+
+@attrs.frozen(kw_only=True)
+class Policies:
+    """What every station goes by."""
+
+    config: Config
+    generation: int
+    receive: ReceiveSettings
+    lookup: LookupSettings
+    levels: Levels
+    schedule: ScheduleSettings
+    reports: ReportSettings
+    maildir: MaildirSettings | None
+
+
+def policies(config: Config, generation: int = 0) -> Policies:
+    """The policies of a checked configuration."""
+    requiretls, relay = config.requiretls, config.relay
+    return Policies(
+        config=config,
+        generation=generation,
+        receive=ReceiveSettings(
+            hostname=config.hostname,
+            local_domains=frozenset(config.domains.local),
+            relay_domains=frozenset(config.domains.relay),
+            relay_from=config.access.relay_from,
+            aliases={str(key): tuple(targets) for key, targets in config.aliases.items()},
+            honor_header=requiretls.honor_header,
+            received_hops=config.limits.received_hops,
+        ),
+        lookup=LookupSettings(
+            port=relay.port,
+            static=_static(config),
+            own_names=frozenset({config.hostname, *relay.own_names}),
+            own_addresses=_own_addresses(config),
+        ),
+        levels=_levels(config),
+        schedule=ScheduleSettings(
+            retry=RetrySettings(
+                pauses=relay.retry,
+                lifetime=relay.lifetime,
+                bounce_lifetime=relay.bounce_lifetime,
+                tagged_lifetime=requiretls.lifetime,
+            )
+        ),
+        reports=ReportSettings(hostname=config.hostname, bounce=requiretls.bounce),
+        maildir=MaildirSettings(config.delivery.maildir) if config.delivery.maildir else None,
+    )
+
+
+def relay_settings(config: Config, generation: int = 0) -> RelaySettings:
+    """How outgoing sessions behave; reads the trusted roots, raises `tls.client.TrustError`."""
+    relay = config.relay
+    return RelaySettings(
+        hostname=config.hostname,
+        context=client_context(relay.trust),
+        levels=_levels(config),
+        idle=relay.idle,
+        source_ipv4=relay.source_ipv4,
+        source_ipv6=relay.source_ipv6,
+        generation=generation,
+    )
+
+
+def _levels(config: Config) -> Levels:
+    return Levels(config.requiretls.default, {str(key): level for key, level in config.requiretls.policy.items()})
+
+
+def session_settings(config: Config, name: str) -> SessionSettings:
+    """How the sessions of the listener `name` behave."""
+    listen = config.listen[name]
+    return SessionSettings(
+        hostname=config.hostname,
+        service=listen.service,
+        require_tls=listen.require_tls,
+        require_auth=listen.service.startswith("submission") and not listen.trusted,
+        requiretls=config.requiretls.enabled,
+        timeout=listen.timeout,
+        message_size=config.limits.message_size,
+        headers_size=config.limits.headers_size,
+        max_recipients=listen.max_recipients,
+        max_errors=listen.max_errors,
+        max_connections=listen.max_connections,
+        max_connections_per_client=listen.max_connections_per_client,
+    )
+
+
+def _static(config: Config) -> dict[str, StaticRoute]:
+    routes: dict[str, StaticRoute] = {key: parse_route(text) for key, text in config.relay.routes.items()}
+    if config.delivery.lmtp:
+        local = _lmtp(config.delivery.lmtp)
+        routes |= dict.fromkeys(config.domains.local, local)
+    return routes
+
+
+def _lmtp(text: str) -> StaticRoute:
+    """`unix:/path` or `tcp:host:port` of `[delivery]`."""
+    if text.startswith("unix:"):
+        return parse_route(f"lmtp:{text}")
+    host, _, port = text.removeprefix("tcp:").rpartition(":")
+    route = parse_route(f"lmtp:[{host.strip('[]')}]:{port}")
+    try:
+        local = ipaddress.ip_address(route.host).is_loopback
+    except ValueError:
+        local = route.host == "localhost"
+    return attrs.evolve(route, local=local)
+
+
+def _own_addresses(config: Config) -> frozenset[tuple[str, int]]:
+    return frozenset(
+        (str(ipaddress.ip_address(endpoint.interface.partition("%")[0])), endpoint.port)
+        for listen in config.listen.values()
+        for endpoint in listen.endpoint
+        if endpoint.interface
+        and endpoint.port
+        and not ipaddress.ip_address(endpoint.interface.partition("%")[0]).is_unspecified
+    )
