@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from twisted.logger import ILogObserver
 from twisted.python import usage
@@ -23,6 +23,8 @@ class Options(usage.Options):
     longdesc = "Without --config the embedded default starts: a try-out on loopback with its state in ./var."
     optParameters = [["config", "c", None, "The configuration, a TOML file"]]
 
+    current: ClassVar[Options | None] = None
+    """Those of this process, for `log_observer`."""
     config: Config
     """What was read."""
     log: LogWriter
@@ -61,10 +63,11 @@ class Options(usage.Options):
         parent: Any = self.parent
         # A logger or syslog that the operator asked twistd for stays in charge.
         if parent is not None and not parent.get("logger") and not parent.get("syslog"):
-            parent["logger"] = self._observer
+            Options.current = self
+            parent["logger"] = f"{__name__}.{log_observer.__name__}"
 
-    def _observer(self) -> ILogObserver:
-        """What twistd asks for when it begins to log: its own choice of place, our lines."""
+    def open_log(self) -> ILogObserver:
+        """Write where twistd would: its choice of place, our lines."""
         parent: Any = self.parent
         name = parent.get("logfile")
         if name == "-" or (parent.get("nodaemon") and not name):
@@ -72,3 +75,9 @@ class Options(usage.Options):
         else:
             self.log.open(LogFile.fromFullPath(name or "twistd.log"))
         return TwistedObserver(self.log)
+
+
+def log_observer() -> ILogObserver:
+    """What twistd's `--logger` takes, by name only; it is asked when the process begins to log."""
+    assert Options.current is not None
+    return Options.current.open_log()

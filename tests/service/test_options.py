@@ -5,6 +5,7 @@ import json
 import sys
 
 import pytest
+from twisted.python.reflect import namedAny
 from twisted.python.usage import UsageError
 
 from requiretls_mta.service.options import Options
@@ -63,13 +64,13 @@ def test_twistds_log_is_ours(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(stdout))
     parent = {"nodaemon": True, "logfile": None, "logger": None, "syslog": False}
     options = parsed("--set", "log.format=json", parent=parent)
-    parent["logger"]()
+    namedAny(parent["logger"])()
     options.log.emit("accepted")
     assert json.loads(stdout.getvalue())["event"] == "accepted"
 
     parent = {"nodaemon": False, "logfile": "mta.log", "logger": None, "syslog": False}
     options = parsed(parent=parent)
-    parent["logger"]()
+    namedAny(parent["logger"])()
     options.log.emit("accepted")
     assert "accepted" in (tmp_path / "mta.log").read_text()
 
