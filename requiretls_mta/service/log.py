@@ -36,7 +36,9 @@ class LogWriter:
     """
 
     def __init__(self, form: str = "text", level: str = "info", wall: Callable[[], float] = time.time) -> None:
-        self._line = json_lines() if form == "json" else text_lines()
+        self.structured = form == "json"
+        """Whether fields that stand in the message already are told once more by name."""
+        self._line = json_lines() if self.structured else text_lines()
         self._levels = frozenset(LEVELS[LEVELS.index(level) :])
         self._wall = wall
         self._stream: Stream | None = None
@@ -130,8 +132,9 @@ class TwistedObserver:
             return
         try:
             message = formatEvent(event)
-            fields = {name: plain_field(value) for name, value in event.items() if _is_field(name)}
-            fields["source"] = event.get("log_namespace")
+            fields = {"source": event.get("log_namespace")}
+            if self._writer.structured:
+                fields |= {name: plain_field(value) for name, value in event.items() if _is_field(name)}
             if (failure := event.get("log_failure")) is not None:
                 message = message or str(failure.value)
                 fields["traceback"] = failure.getTraceback()

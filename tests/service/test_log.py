@@ -192,6 +192,13 @@ def test_twisteds_events_come_in_the_same_form():
     assert third["level"] == "info"
 
 
+def test_a_text_line_does_not_say_twice_what_the_message_says():
+    """Fields of Twisted's events are for machines."""
+    log, stream = writer("text")
+    Logger(namespace="some.module", observer=TwistedObserver(log)).info("no {what} here", what="disk")
+    assert stream.getvalue() == b"2023-11-14T22:13:20.123Z info log: no disk here source=some.module\n"
+
+
 def test_events_from_threads_are_written_in_the_reactors():
     """A thread hands its line over."""
     log, stream = writer()
