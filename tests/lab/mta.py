@@ -1,5 +1,6 @@
 """Instances of ours as processes, as an operator starts them: `twistd requiretls-mta` with a configuration file."""
 
+import contextlib
 import email
 import email.policy
 import json
@@ -176,7 +177,7 @@ class Recorder:
         with connection:
             connection.sendall(b"220 plain.test ESMTP\r\n")
             data = False
-            for line in connection.makefile("rb"):
+            for line in _lines(connection):
                 self.octets += line
                 if data:
                     data = line != b".\r\n"
@@ -193,6 +194,11 @@ class Recorder:
                     return
                 else:
                     connection.sendall(b"250 ok\r\n")
+
+
+def _lines(connection):
+    with contextlib.suppress(ConnectionError):
+        yield from connection.makefile("rb")
 
 
 def user_file(path, name, password):
