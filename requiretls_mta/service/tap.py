@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -46,25 +47,26 @@ class Process(MultiService):
         self._options = options
         self._config: Config = options.config
         self._old_handler: Any = None
+        self._password: str | None = None
         mta.setServiceParent(self)
         mta.on_fatal = self._fatal
         mta.reread = options.read
 
     def privilegedStartService(self) -> None:
         """Bind and read; trouble ends the start with status 1 and one line."""
+        if self._options.is_embedded:
+            self._or_exit(self._ensure_user)
         self._or_exit(super().privilegedStartService)
 
     def startService(self) -> None:
         """Start, tell what listens where, and listen to SIGHUP."""
         self._options.log.attach(self._reactor)
-        password = None
-        if self._options.is_embedded:
-            password = ensure_user(self._config)
         self._or_exit(super().startService)
         for key in without_effect(self._config):
             self._log.warn("{key} has no effect yet: it is for a later version", key=key)
         if self._options.is_embedded:
-            print(welcome(self._config, password), flush=True)  # a password belongs into no log
+            # A password belongs into no log, and sys.stdout is the log by now.
+            print(welcome(self._config, self._password), file=sys.__stdout__, flush=True)
         for name, address in self._mta.listeners.addresses:
             self._log.info("listen.{name} is bound to {address}", name=name, address=str(address))
         self._old_handler = signal.signal(signal.SIGHUP, self._hang_up)
@@ -75,6 +77,10 @@ class Process(MultiService):
             signal.signal(signal.SIGHUP, self._old_handler)
             self._old_handler = None
         return super().stopService()
+
+    def _ensure_user(self) -> None:
+        """The try-out's user, before the users are read."""
+        self._password = ensure_user(self._config)
 
     def _hang_up(self, number: int, frame: Any) -> None:
         self._reactor.callFromThread(self._reload)
