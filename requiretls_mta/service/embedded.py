@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+import shutil
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -74,7 +76,15 @@ def welcome(config: Config, password: str | None) -> str:
         lines.append(f"  login       the users in {config.access.users}")
     lines += [
         "Next:",
-        "  requiretls-mta send --require-tls --from me@localhost --to you@localhost --server 127.0.0.1:2525 MESSAGE",
-        "  requiretls-mta queue list",
+        f"  echo hello | {_tool()} send --require-tls --from me@localhost --to you@localhost",
+        f"  {_tool()} queue list",
     ]
     return "\n".join(lines)
+
+
+def _tool() -> str:
+    """How the tool is called from here: by name where the PATH has it, else by the way to it."""
+    script = Path(sys.executable).with_name("requiretls-mta")
+    if shutil.which(script.name) is not None or not script.exists():
+        return script.name
+    return str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script)

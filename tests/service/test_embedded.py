@@ -45,4 +45,4 @@ def test_the_password_is_told_once(tmp_path):
     assert ensure_user(config) is None
     text = welcome(config, None)
     assert "127.0.0.1:2525" in text
-    assert "requiretls-mta send" in text
+    assert "requiretls-mta send --require-tls" in text
