@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from twisted.python.reflect import namedAny
@@ -81,3 +84,22 @@ def test_a_logger_of_the_operators_stays():
         before = dict(parent)
         parsed(parent=parent)
         assert parent == before
+
+
+def test_twistd_itself_ends_with_status_1_and_no_traceback(tmp_path):
+    """The whole way through twistd: the list on stderr, nothing else."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-m", "twisted.scripts.twistd", "-n", "--pidfile=", "requiretls-mta"]
+    done = subprocess.run(
+        [*command, "--set", "relay.prot=1", "--set", "log.level=loud"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 2
+    assert "Traceback" not in done.stderr + done.stdout
+    assert not list(tmp_path.iterdir())
