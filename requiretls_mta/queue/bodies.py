@@ -1,156 +1,183 @@
-"""Bodies: small ones in memory until they are rows, large ones in files while they arrive."""
+"""Bodies while they arrive: small ones in memory, large ones into files, piece by piece."""
 
 from __future__ import annotations
 
-import errno
+import enum
 import os
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
+import attrs
 from twisted.internet.defer import Deferred, succeed
-from twisted.python.failure import Failure
 
 from requiretls_mta.message.ports import Body
 from requiretls_mta.message.stored import BytesBody
-from requiretls_mta.queue.store import StoreFull
+from requiretls_mta.queue.files import BodyFiles, FileBody, full_or_same, write_all
+from requiretls_mta.queue.settings import QueueSettings
 
-IN_ROW = 128 * 1024
-"""Octets up to which a body is kept in its row."""
-IN_MEMORY = 64 * 1024 * 1024
-"""Octets of unfinished bodies that all sessions together may hold in memory."""
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
-Syncer = Callable[["BodyFile"], Deferred[Body]]
-"""Makes a written file durable, in the store's own thread."""
+_PIECE = 64 * 1024
+"""Octets gathered before they are written to a file: many small chunks must not cost a system call each."""
 
 
-class FileBody:
-    """A body in a file; it is opened for each read, for a queue may hold more messages than a process files."""
+class MemoryBudget:
+    """Octets of all arriving bodies together."""
 
-    __slots__ = ("_path", "_size")
-
-    def __init__(self, path: Path, size: int) -> None:
-        self._path = path
-        self._size = size
-
-    @property
-    def path(self) -> Path:
-        """Where it is."""
-        return self._path
-
-    @property
-    def size(self) -> int:
-        """Octets."""
-        return self._size
-
-    def read(self, offset: int, length: int) -> bytes:
-        """At most `length` octets from `offset` on."""
-        with self._path.open("rb", buffering=0) as file:
-            return os.pread(file.fileno(), length, offset)
-
-
-class Memory:
-    """What unfinished bodies hold in memory, counted for all sessions together."""
-
-    def __init__(self, limit: int = IN_MEMORY) -> None:
+    def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
 
 
-class BodyFile:
-    """A file under its temporary name; `sync` gives it its own."""
+@attrs.frozen
+class Finish:
+    """Work for the file thread: make a whole file durable under its name."""
 
-    def __init__(self, folder: Path, message_id: str) -> None:
-        self._temporary, self._final = folder / f"{message_id}.tmp", folder / message_id
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self._descriptor = os.open(self._temporary, flags, 0o600)
-        self.size = 0
-
-    def write(self, data: bytes) -> None:
-        """Append all of it."""
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._descriptor, view) :]
-        self.size += len(data)
-
-    def sync(self) -> Body:
-        """Put file and name on disk; for the store's thread."""
-        os.fsync(self._descriptor)
-        os.close(self._descriptor)
-        self._descriptor = -1
-        self._temporary.rename(self._final)
-        sync_folder(self._final.parent)
-        return FileBody(self._final, self.size)
-
-    def remove(self) -> None:
-        """Forget it, under either name."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-        self._temporary.unlink(missing_ok=True)
-        self._final.unlink(missing_ok=True)
+    fd: int
+    id: str
 
 
-class StreamedBody:
-    """`queue.store.BodyWriter`: in memory while it is small and memory allows, in a file beyond."""
+@attrs.frozen
+class Discard:
+    """Work for the file thread: remove what there is of a file."""
 
-    def __init__(self, folder: Path, message_id: str, memory: Memory, sync: Syncer) -> None:
-        self._folder = folder
+    id: str
+    fd: int | None = None
+    """Still open for writing."""
+
+
+FileWork = Finish | Discard
+
+
+def do_file_work(files: BodyFiles, jobs: Sequence[FileWork]) -> list[Exception | None]:
+    """Files that end together share one sync of their folder. Blocks."""
+    finishing = [job for job in jobs if isinstance(job, Finish)]
+    results: dict[int, Exception | None] = {}
+    if finishing:
+        done = files.finish((job.fd, job.id) for job in finishing)
+        results = {id(job): result for job, result in zip(finishing, done, strict=True)}
+    for job in jobs:
+        if isinstance(job, Discard):
+            if job.fd is not None:
+                os.close(job.fd)
+            files.discard(job.id)
+    return [results.get(id(job)) for job in jobs]
+
+
+class _State(enum.Enum):
+    ARRIVING = enum.auto()
+    FINISHED = enum.auto()
+    ACCEPTING = enum.auto()
+    """The message is on its way into the tables: nobody can tell yet whose the file is."""
+    OVER = enum.auto()
+
+
+class Spool:
+    """A `BodyWriter` of the embedded store. `submit` gives work to the file thread; `over` is called at the end."""
+
+    def __init__(
+        self,
+        message_id: str,
+        *,
+        files: BodyFiles,
+        settings: QueueSettings,
+        budget: MemoryBudget,
+        submit: Callable[[FileWork], Deferred[None]],
+        over: Callable[[str], object],
+    ) -> None:
         self._id = message_id
-        self._memory = memory
-        self._sync = sync
-        self._pieces: list[bytes] = []
-        self._held = 0
-        self._file: BodyFile | None = None
+        self._files = files
+        self._settings = settings
+        self._budget = budget
+        self._submit = submit
+        self._over = over
+        self._state = _State.ARRIVING
+        self._buffer = bytearray()
+        self._reserved = 0
+        self._size = 0
+        self._fd: int | None = None
+        self._in_file = False
+        self._aborted = False
 
     def write(self, data: bytes) -> None:
-        """Append."""
-        if self._file is None:
-            memory = self._memory
-            if self._held + len(data) <= IN_ROW and memory.used + len(data) <= memory.limit:
-                self._pieces.append(data)
-                self._held += len(data)
-                memory.used += len(data)
-                return
-            self._file = BodyFile(self._folder, self._id)
-            self._file.write(self._taken())
-        self._file.write(data)
+        """Append. Raises `StoreFull`, or another `OSError` when the disk refuses; then only `abort` makes sense."""
+        assert self._state is _State.ARRIVING
+        self._buffer += data
+        self._size += len(data)
+        self._reserve(len(self._buffer))
+        tight = self._budget.used > self._budget.limit
+        if self._size > self._settings.row_limit or tight:
+            if self._fd is None:
+                self._open()
+            if len(self._buffer) >= _PIECE or tight:
+                self._spill()
 
     def finish(self) -> Deferred[Body]:
-        """All octets are there."""
-        if self._file is None:
-            body: Body = BytesBody(self._taken())
-            return succeed(body)
-        return self._sync(self._file).addErrback(_full)
+        """The whole body, durable if it is in a file. Fails with `StoreFull` or an `OSError`."""
+        assert self._state is _State.ARRIVING
+        self._state = _State.FINISHED
+        if self._fd is None:
+            return succeed(BytesBody(bytes(self._buffer)))
+        try:
+            self._spill()
+        except Exception:  # whatever it is, it goes to the caller in the Deferred
+            return _failed()
+        fd, self._fd = self._fd, None
+        body: Body = FileBody(self._files.path(self._id), self._size)
+        return self._submit(Finish(fd, self._id)).addCallback(lambda _: body)
 
     def abort(self) -> None:
-        """Leave no trace."""
-        self._taken()
-        file, self._file = self._file, None
-        if file is not None:
-            file.remove()
+        """Forget it; leaves no trace. Harmless twice, and once the message has been accepted."""
+        self._aborted = True
+        if self._state in (_State.ARRIVING, _State.FINISHED):
+            self._end(discard=True)
 
-    def _taken(self) -> bytes:
-        pieces, self._pieces = self._pieces, []
-        self._memory.used -= self._held
-        self._held = 0
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    def accepting(self) -> None:
+        """The message is being written into the tables."""
+        if self._state is _State.FINISHED:
+            self._state = _State.ACCEPTING
+
+    def accepted(self, *, durable: bool) -> None:
+        """The message is in the tables, and the file theirs; or it is not, and what was aborted meanwhile goes."""
+        if self._state is not _State.ACCEPTING:
+            return
+        if durable:
+            self._end(discard=False)
+        else:
+            self._state = _State.FINISHED
+            if self._aborted:
+                self.abort()
+
+    def _open(self) -> None:
+        try:
+            self._fd = self._files.begin(self._id)
+        except OSError as error:
+            raise full_or_same(error, self._files.folder) from error
+        self._in_file = True
+
+    def _spill(self) -> None:
+        assert self._fd is not None
+        try:
+            write_all(self._fd, self._buffer)
+        except OSError as error:
+            raise full_or_same(error, self._files.path(self._id)) from error
+        self._buffer = bytearray()
+        self._reserve(0)
+
+    def _reserve(self, octets: int) -> None:
+        self._budget.used += octets - self._reserved
+        self._reserved = octets
+
+    def _end(self, *, discard: bool) -> None:
+        self._state = _State.OVER
+        self._buffer = bytearray()
+        self._reserve(0)
+        fd, self._fd = self._fd, None
+        if discard and self._in_file:
+            # There is nobody to tell: what cannot be removed now is removed when the store is opened again.
+            self._submit(Discard(self._id, fd)).addErrback(lambda _: None)
+        self._over(self._id)
 
 
-def sync_folder(folder: Path) -> None:
-    """Put a folder's names on disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def is_full(error: OSError) -> bool:
-    """Whether the disk has no more room."""
-    return error.errno in _FULL
-
-
-def _full(failure: Failure) -> Failure:
-    error = failure.value
-    return Failure(StoreFull(str(error))) if isinstance(error, OSError) and is_full(error) else failure
+def _failed() -> Deferred[Body]:
+    """A Deferred that failed with the exception being handled."""
+    failed: Deferred[Body] = Deferred()
+    failed.errback()
+    return failed

@@ -1,135 +1,215 @@
-"""Messages and recipients as rows, and back. What cannot be read any more errs on the side of the promise."""
+"""Messages and their recipients as columns of the tables, and back.
+
+Writing is strict; reading never fails. What cannot be understood is read as what does the least harm: a tag as REQUIRED
+(the promise is kept, or the message comes back), a recipient's state as still queued, content as needing every care.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from requiretls_mta.message.address import Address
 from requiretls_mta.message.content import Content
 from requiretls_mta.message.envelope import Envelope, Notify, Recipient, Tag
+from requiretls_mta.message.outcome import Deferred, Delivered, Failed
 from requiretls_mta.message.ports import Body
 from requiretls_mta.message.stored import Message
-from requiretls_mta.queue.store import Entry
+from requiretls_mta.queue.store import Entry, Settled
 
-MESSAGE_COLUMNS = (
-    "id", "sender", "tag", "parameters", "prepend", "cuts", "content", "body", "size", "received", "origin", "parent",
-    "listener",
-)  # fmt: skip
-"""Columns of a message's row, in the order of `message_row`."""
-RECIPIENT_COLUMNS = ("message", "number", "local", "domain", "notify", "orcpt", "next_attempt")
+UNTAGGED = "none"
+"""Written out, so that a value that got lost is not taken for the absence of a tag."""
+SETTLED = ("delivered", "failed")
+"""The states that are final; every other one means that the recipient is still to be attempted."""
+_TAGS: dict[Any, Tag | None] = {UNTAGGED: None, "optional": Tag.OPTIONAL, "required": Tag.REQUIRED}
+_REPLY_LIMIT = 512
+_LATEST = 4e12
+_dump = json.JSONEncoder(separators=(",", ":")).encode
 
 
-def message_row(message: Message, blob: bytes | None) -> tuple[Any, ...]:
-    """A message's row; `blob` is None where the body is a file."""
-    envelope, content = message.envelope, message.content
-    parameters = {
-        "body": envelope.body,
-        "smtputf8": envelope.smtputf8,
-        "ret": envelope.ret,
-        "envid": envelope.envid,
-        "size": envelope.size,
-    }
-    flags = [content.eight_bit_header, content.eight_bit_body, content.dot_at_line_start]
-    return (
-        message.id,
-        None if envelope.sender is None else json.dumps([envelope.sender.local, envelope.sender.domain]),
-        envelope.tag.value if envelope.tag else None,
-        json.dumps({key: value for key, value in parameters.items() if value}),
-        message.prepend,
-        json.dumps(message.cuts) if message.cuts else None,
-        json.dumps([content.size, content.header_end, content.longest_line, *map(int, flags)]),
-        blob,
-        message.size,
-        message.received,
-        message.origin,
-        message.parent,
-        message.listener,
+# --- times --------------------------------------------------------------------------------------------------------
+def write_time(seconds: float) -> int:
+    """Unix time in whole microseconds: compared exactly, in SQL as here."""
+    if math.isnan(seconds):
+        return 0
+    return round(min(max(seconds, 0.0), _LATEST) * 1e6)
+
+
+def read_time(micros: Any) -> float:
+    """Unix seconds."""
+    return micros / 1e6 if isinstance(micros, int) else 0.0
+
+
+# --- writing ------------------------------------------------------------------------------------------------------
+def write_tag(tag: Tag | None) -> str:
+    """The tag's column."""
+    return UNTAGGED if tag is None else tag.value
+
+
+def write_envelope(envelope: Envelope) -> str:
+    """All of the envelope but its tag and its recipients."""
+    sender = envelope.sender
+    return _dump(
+        {
+            "sender": None if sender is None else [sender.local, sender.domain],
+            "body": envelope.body,
+            "smtputf8": envelope.smtputf8,
+            "ret": envelope.ret,
+            "envid": envelope.envid,
+            "size": envelope.size,
+        }
     )
 
 
-def recipient_rows(message: Message) -> list[tuple[Any, ...]]:
-    """The rows of a message's recipients."""
-    return [
-        (
-            message.id,
-            number,
-            recipient.address.local,
-            recipient.address.domain,
-            None if recipient.notify is None else ",".join(sorted(n.value for n in recipient.notify)),
-            recipient.orcpt,
-            message.received,
-        )
-        for number, recipient in enumerate(message.envelope.recipients)
-    ]
+def write_content(message: Message) -> str:
+    """The properties of the body, and what is left out of it when sending."""
+    content = message.content
+    return _dump(
+        {
+            "size": content.size,
+            "header_end": content.header_end,
+            "eight_bit_header": content.eight_bit_header,
+            "eight_bit_body": content.eight_bit_body,
+            "longest_line": content.longest_line,
+            "dot_at_line_start": content.dot_at_line_start,
+            "cuts": message.cuts,
+        }
+    )
 
 
+def write_recipient(recipient: Recipient) -> str:
+    """Address and DSN parameters."""
+    notify = None if recipient.notify is None else sorted(value.value for value in recipient.notify)
+    return _dump([recipient.address.local, recipient.address.domain, notify, recipient.orcpt])
+
+
+def write_settled(settled: Settled) -> tuple[str, int, str]:
+    """State, next attempt and last reply of a recipient after an attempt."""
+    state = "queued"
+    if settled.final:
+        match settled.outcome:
+            case Delivered():
+                state = "delivered"
+            case Failed() | Deferred():
+                state = "failed"
+    return state, write_time(settled.next_attempt), str(settled.outcome.reply)[:_REPLY_LIMIT]
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
 def read_tag(value: Any) -> Tag | None:
-    """The tag of a row. One that cannot be read counts as required: a promise may have been made."""
-    if value is None:
-        return None
-    try:
-        return Tag(value)
-    except ValueError:
-        return Tag.REQUIRED
+    """RFC 8689 4.1: what cannot be read counts as REQUIRED."""
+    return _TAGS.get(value, Tag.REQUIRED) if isinstance(value, str) else Tag.REQUIRED
 
 
-def read_recipient(local: str, domain: str, notify: str | None, orcpt: str | None) -> Recipient:
-    """A recipient from its columns."""
-    wanted = None
-    if notify is not None:
-        wanted = frozenset(Notify(word) for word in notify.split(",") if word in Notify.__members__)
-    return Recipient(Address(local, domain), wanted, orcpt)
-
-
-def read_message(row: tuple[Any, ...], recipients: tuple[Recipient, ...], body: Body) -> Message:
-    """A message from its row."""
-    (queue_id, sender, tag, parameters, prepend, cuts, content, _, _, received, origin, parent, listener) = row
-    size, header_end, longest, eight_header, eight_body, dot = json.loads(content)
-    told = json.loads(parameters)
+def read_message(row: list[Any], body: Body, recipients: tuple[Recipient, ...]) -> Message:
+    """A row of `message` (in the order of `tables.find`) as a value."""
+    _, message_id, parent, origin, listener, received, tag, envelope, content, prepend, *_ = row
+    size = body.size
+    properties = _object(content)
     return Message(
-        id=queue_id,
-        envelope=Envelope(
-            sender=None if sender is None else Address(*json.loads(sender)),
-            recipients=recipients,
-            tag=read_tag(tag),
-            body=told.get("body"),
-            smtputf8=told.get("smtputf8", False),
-            ret=told.get("ret"),
-            envid=told.get("envid"),
-            size=told.get("size"),
-        ),
+        id=str(message_id),
+        envelope=_read_envelope(_object(envelope), read_tag(tag), recipients),
         body=body,
-        content=Content(
-            size=size,
-            header_end=header_end,
-            longest_line=longest,
-            eight_bit_header=bool(eight_header),
-            eight_bit_body=bool(eight_body),
-            dot_at_line_start=bool(dot),
-        ),
-        prepend=prepend,
-        cuts=tuple((start, end) for start, end in json.loads(cuts)) if cuts else (),
-        received=received,
-        origin=origin,
-        parent=parent,
-        listener=listener,
+        content=_read_content(properties, size),
+        prepend=_hex(prepend),
+        cuts=_read_cuts(properties.get("cuts"), size),
+        received=read_time(received),
+        origin=origin if isinstance(origin, str) else "smtp",
+        parent=parent if isinstance(parent, str) else None,
+        listener=listener if isinstance(listener, str) else "",
     )
 
 
-def fresh_entries(message: Message) -> tuple[Entry, ...]:
-    """The entries of a message that was just accepted."""
-    return tuple(
-        Entry(number=number, recipient=recipient, next_attempt=message.received)
-        for number, recipient in enumerate(message.envelope.recipients)
+def read_entry(row: list[Any]) -> Entry:
+    """A row of `recipient` (number, recipient, state, attempts, next attempt, last reply) as a value."""
+    number, recipient, state, attempts, next_attempt, last_reply = row
+    return Entry(
+        number=_count(number),
+        recipient=read_recipient(recipient),
+        state=state if state in SETTLED else "queued",
+        attempts=_count(attempts),
+        next_attempt=read_time(next_attempt),
+        last_reply=last_reply if isinstance(last_reply, str) else "",
     )
 
 
-def read_sender(value: str | None) -> str:
-    """The reverse path of a row as text, empty for the empty one."""
-    return "" if value is None else str(Address(*json.loads(value)))
+def read_recipient(text: Any) -> Recipient:
+    """Address and DSN parameters; an unreadable address is one that nobody has, so that its failure is reported."""
+    match _json(text):
+        case [str(local), str(domain), notify, orcpt]:
+            return Recipient(Address(local, domain), _read_notify(notify), orcpt if isinstance(orcpt, str) else None)
+        case _:
+            return Recipient(Address("unreadable", "queue.invalid"))
 
 
-def read_size(content: str) -> int:
-    """The body's octets from the column `content`."""
-    return int(json.loads(content)[0])
+def _read_notify(value: Any) -> frozenset[Notify] | None:
+    if not isinstance(value, list):
+        return None
+    known = {notify.value: notify for notify in Notify}
+    # Of several words, those unknown are left out; when none is known it is as if the parameter had not been given.
+    return frozenset(known[word] for word in value if isinstance(word, str) and word in known) or None
+
+
+def _read_envelope(fields: dict[str, Any], tag: Tag | None, recipients: tuple[Recipient, ...]) -> Envelope:
+    sender: Address | None
+    match fields.get("sender"):
+        case [str(local), str(domain)]:
+            sender = Address(local, domain)
+        case _:
+            sender = None
+    body, ret, envid, size = (fields.get(name) for name in ("body", "ret", "envid", "size"))
+    return Envelope(
+        sender=sender,
+        recipients=recipients,
+        tag=tag,
+        body=body if body in ("7BIT", "8BITMIME") else None,
+        smtputf8=bool(fields.get("smtputf8")),
+        ret=ret if ret in ("FULL", "HDRS") else None,
+        envid=envid if isinstance(envid, str) else None,
+        size=size if isinstance(size, int) and size >= 0 else None,
+    )
+
+
+def _read_content(fields: dict[str, Any], size: int) -> Content:
+    # The defaults are those of a message about which nothing is known: stuffed, 8-bit, no header to quote from.
+    return Content(
+        size=size,
+        header_end=min(_count(fields.get("header_end")), size),
+        eight_bit_header=bool(fields.get("eight_bit_header", True)),
+        eight_bit_body=bool(fields.get("eight_bit_body", True)),
+        longest_line=_count(fields.get("longest_line", size)),
+        dot_at_line_start=bool(fields.get("dot_at_line_start", True)),
+    )
+
+
+def _read_cuts(value: Any, size: int) -> tuple[tuple[int, int], ...]:
+    cuts = []
+    for pair in value if isinstance(value, list) else ():
+        match pair:
+            case [int(start), int(end)] if 0 <= start <= end <= size:
+                cuts.append((start, end))
+    return tuple(cuts)
+
+
+def _json(text: Any) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        return None
+
+
+def _object(text: Any) -> dict[str, Any]:
+    value = _json(text)
+    return value if isinstance(value, dict) else {}
+
+
+def _hex(text: Any) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except (ValueError, TypeError):
+        return b""
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and value >= 0 else 0

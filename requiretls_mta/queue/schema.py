@@ -1,52 +1,65 @@
-"""The tables of the embedded queue, and the way from one version of them to the next."""
+"""The tables of a shard, their version, and the way from older ones to the present one."""
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 
-from requiretls_mta.queue.store import StoreError
+APPLICATION_ID = 0x52544C53
+"""`RTLS`, in the file's header: this is a queue of ours and nothing else."""
 
-_VERSION_1 = """
+_FIRST = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
 CREATE TABLE message (
-    id TEXT PRIMARY KEY,
-    sender TEXT,                -- JSON [local, domain]; NULL: the empty reverse path
-    tag TEXT,
-    parameters TEXT NOT NULL,   -- JSON: BODY, SMTPUTF8, RET, ENVID, SIZE
-    prepend BLOB NOT NULL,
-    cuts TEXT,                  -- JSON [[start, end], ...]
-    content TEXT NOT NULL,      -- JSON
-    body BLOB,                  -- NULL: a file in the folder of bodies
-    size INTEGER NOT NULL,
-    received REAL NOT NULL,
-    origin TEXT NOT NULL,
+    seq INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
     parent TEXT,
+    origin TEXT NOT NULL,
     listener TEXT NOT NULL,
-    held INTEGER NOT NULL DEFAULT 0
-) WITHOUT ROWID;
+    received INTEGER NOT NULL,
+    tag TEXT NOT NULL,
+    envelope TEXT NOT NULL,
+    content TEXT NOT NULL,
+    prepend BLOB NOT NULL,
+    size INTEGER NOT NULL,
+    in_file INTEGER NOT NULL,
+    held INTEGER NOT NULL,
+    due INTEGER NOT NULL
+);
+CREATE INDEX message_due ON message (due) WHERE held = 0;
 CREATE TABLE recipient (
-    message TEXT NOT NULL,
+    message INTEGER NOT NULL,
     number INTEGER NOT NULL,
-    local TEXT NOT NULL,
-    domain TEXT NOT NULL,
-    notify TEXT,
-    orcpt TEXT,
-    state TEXT NOT NULL DEFAULT 'queued',
-    attempts INTEGER NOT NULL DEFAULT 0,
-    next_attempt REAL,          -- NULL: settled for good
-    last_reply TEXT NOT NULL DEFAULT '',
+    recipient TEXT NOT NULL,
+    state TEXT NOT NULL,
+    attempts INTEGER NOT NULL,
+    next_attempt INTEGER NOT NULL,
+    last_reply TEXT NOT NULL,
     PRIMARY KEY (message, number)
 ) WITHOUT ROWID;
-CREATE INDEX recipient_due ON recipient (next_attempt) WHERE next_attempt IS NOT NULL;
+CREATE TABLE body (message INTEGER PRIMARY KEY, octets BLOB NOT NULL);
 """
 
-MIGRATIONS = (_VERSION_1,)
-"""The script that makes version n + 1 out of version n; applied one transaction each."""
+MIGRATIONS: Sequence[str] = (_FIRST,)
+"""Step n leads from version n to version n + 1; a step that was released is never changed."""
 
 
-def migrate(connection: sqlite3.Connection) -> None:
-    """Bring the tables to the newest version; raises `StoreError` when they are newer than this program."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > len(MIGRATIONS):
-        raise StoreError(f"the queue has schema version {version}; this program knows up to {len(MIGRATIONS)}")
-    for number, script in enumerate(MIGRATIONS[version:], version + 1):
-        connection.executescript(f"BEGIN IMMEDIATE;{script}PRAGMA user_version = {number};COMMIT;")
+class SchemaError(Exception):
+    """The queue's file was not written by this program, or by a newer version of it; the message says which."""
+
+
+def migrate(db: sqlite3.Connection, path: str, steps: Sequence[str] = MIGRATIONS) -> None:
+    """Bring the tables to the newest version, each step in a transaction of its own; raises `SchemaError`."""
+    version, application, objects = db.execute(
+        "SELECT (SELECT user_version FROM pragma_user_version), (SELECT application_id FROM pragma_application_id),"
+        " (SELECT count(*) FROM sqlite_master)"
+    ).fetchall()[0]
+    if objects and application != APPLICATION_ID:
+        raise SchemaError(f"{path}: this is no queue of requiretls-mta")
+    if version > len(steps):
+        raise SchemaError(f"{path}: version {version} of the tables; this program knows up to {len(steps)}")
+    for number in range(version, len(steps)):
+        db.executescript(
+            f"BEGIN IMMEDIATE; {steps[number]}"
+            f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number + 1}; COMMIT;"
+        )

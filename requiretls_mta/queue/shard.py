@@ -1,287 +1,385 @@
-"""A shard: one SQLite database and its folder of bodies, locked by the process that owns it. Synchronous throughout."""
+"""One shard of the embedded queue, synchronously: the tables, the body files, the leases. For one thread at a time.
+
+The store runs it in a thread of its own; the tool, when no service runs, uses it as it is:
+
+    with Shard(folder, wall=time.time) as shard:
+        shard.rows()
+"""
 
 from __future__ import annotations
 
-import fcntl
+import json
+import math
 import os
+import secrets
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from requiretls_mta.message.outcome import Delivered
-from requiretls_mta.message.ports import Body
-from requiretls_mta.message.stored import BytesBody, Message
-from requiretls_mta.queue import codec
-from requiretls_mta.queue.bodies import FileBody, sync_folder
+from requiretls_mta.message.stored import Message
+from requiretls_mta.queue import codec, files, tables
+from requiretls_mta.queue.changes import Accept, Change, Group, Leased, Rows, Settle
+from requiretls_mta.queue.ids import EPOCHS, QueueIds, tick_of
 from requiretls_mta.queue.schema import migrate
-from requiretls_mta.queue.store import Entry, Lease, Row, Settlement, StoreError
+from requiretls_mta.queue.settings import QueueSettings
+from requiretls_mta.queue.store import Lease, Row, StoreFull
 
-_MESSAGE = ", ".join(codec.MESSAGE_COLUMNS)
-_INSERT_MESSAGE = f"INSERT INTO message ({_MESSAGE}) VALUES ({', '.join('?' * len(codec.MESSAGE_COLUMNS))})"
-_INSERT_RECIPIENT = (
-    f"INSERT INTO recipient ({', '.join(codec.RECIPIENT_COLUMNS)}) "
-    f"VALUES ({', '.join('?' * len(codec.RECIPIENT_COLUMNS))})"
-)
-_SELECT_MESSAGE = f"SELECT {_MESSAGE} FROM message WHERE id = ?"
-_BODY, _SIZE = codec.MESSAGE_COLUMNS.index("body"), codec.MESSAGE_COLUMNS.index("content")
-_SELECT_RECIPIENTS = (
-    "SELECT number, local, domain, notify, orcpt, state, attempts, next_attempt, last_reply "
-    "FROM recipient WHERE message = ? ORDER BY number"
-)
-_DUE = "SELECT message, next_attempt FROM recipient WHERE next_attempt IS NOT NULL ORDER BY next_attempt"
-_SETTLE = (
-    "UPDATE recipient SET state = ?, attempts = attempts + 1, next_attempt = ?, last_reply = ? "
-    "WHERE message = ? AND number = ?"
-)
+_PAGE = 200
+"""Messages read at once where all are wanted."""
+_NEVER = codec.write_time(math.inf)
+_STEP = 60.0
+"""Seconds by which the clock must have gone back before the queue's times follow it."""
+
+
+class NotLeased(Exception):
+    """A settlement of a message that is not being attempted, or not any more."""
 
 
 class Shard:
-    """The queue of one process. `begin` and `commit` bracket what changes it; the caller groups."""
+    """The messages in one folder; `wall` tells Unix seconds. Open it before anything else."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, wall: Callable[[], float], settings: QueueSettings | None = None) -> None:
         self.folder = folder
-        self.bodies = folder / "bodies"
-        self._lock = -1
-        self._connection: sqlite3.Connection | None = None
-        self.leased: dict[str, float] = {}
-        """Messages handed out, and until when (Unix seconds) they are not handed out again."""
-        self._unlink: list[Path] = []
+        self.files = files.BodyFiles(folder / "bodies")
+        self.settings = settings or QueueSettings()
+        self.commits = 0
+        """Transactions that wrote messages or outcomes."""
+        self.octets: Callable[[str, int, int], bytes] = self._octets
+        """Reads bodies out of the database, on behalf of the messages that are handed out."""
+        self._wall = wall
+        self._lock: int | None = None
+        self._db: sqlite3.Connection
+        self._ids: QueueIds
+        self._seq = 0
+        self._latest = 0.0
+        self._leased: dict[str, Leased] = {}
 
+    def __enter__(self) -> Shard:
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- opening and closing ------------------------------------------------------------------------------------------
     @property
-    def db(self) -> sqlite3.Connection:
-        """The open database."""
-        if self._connection is None:
-            raise StoreError(f"{self.folder}: the queue is not open")
-        return self._connection
-
-    # --- open and close ---------------------------------------------------------------------------------------
+    def path(self) -> Path:
+        """The database."""
+        return self.folder / "queue.db"
 
     def open(self) -> None:
-        """Lock, open, migrate, and remove bodies that no message has; raises `StoreError`."""
+        """Create what is missing, lock, migrate, remove what was left half-written.
+
+        Raises `StoreLocked`, `SchemaError`, `StoreFull`, or an `OSError` or `sqlite3.Error` that names the path.
+        """
+        files.private_folder(self.folder)
+        files.private_folder(self.files.folder)
+        self._lock = files.lock(self.folder / "lock")
         try:
-            for folder in (self.folder, self.bodies):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._take_lock()
-            self._connection = self._connect()
-            migrate(self._connection)
-            self._remove_orphans()
-        except (OSError, sqlite3.Error) as error:
-            self.close()
-            raise StoreError(f"{self.folder}: the queue cannot be opened: {error}") from error
-        except StoreError:
-            self.close()
+            # SQLite gives its other files the mode of this one.
+            os.close(files.private_file(self.path, os.O_RDWR))
+            self._db = tables.connect(self.path)
+            self._begin()
+        except sqlite3.Error as error:
+            self._unlock()
+            raise self._trouble(error) from error
+        except BaseException:
+            self._unlock()
             raise
 
     def close(self) -> None:
-        """Let go of database and lock."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
-        lock, self._lock = self._lock, -1
-        if lock >= 0:
-            os.close(lock)
+        """Let go of everything; leases end."""
+        self._leased.clear()
+        with self._transaction():
+            self._keep("tick", self._ids.last)
+            self._keep("wall", codec.write_time(self._latest))
+        self._db.close()
+        self._unlock()
 
-    def _take_lock(self) -> None:
-        path = self.folder / "lock"
-        self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def _begin(self) -> None:
+        db = self._db
+        db.execute("PRAGMA page_size = 8192").close()
+        db.execute("PRAGMA journal_mode = WAL").close()
+        # Debian's SQLite overwrites what is deleted, which doubles the cost of every message that leaves the queue.
+        db.execute("PRAGMA secure_delete = OFF").fetchall()
+        db.execute("PRAGMA wal_autocheckpoint = 2000").fetchall()
+        migrate(db, str(self.path))
+        meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
+        newest, self._seq = db.execute("SELECT max(id), coalesce(max(seq), 0) FROM message").fetchall()[0]
+        self._seq = max(self._seq, db.execute("SELECT coalesce(max(message), 0) FROM body").fetchall()[0][0])
+        epoch = (meta.get("epoch", secrets.randbelow(EPOCHS)) + 1) % EPOCHS
+        with self._transaction():
+            self._keep("epoch", epoch)
+        self._ids = QueueIds(self._wall, epoch, max(meta.get("tick", 0), tick_of(newest or "")))
+        self._latest = codec.read_time(meta.get("wall", 0))
+        self.files.remove_orphans(self._has_file)
+
+    def _has_file(self, message_id: str) -> bool:
+        return bool(self._db.execute("SELECT 1 FROM message WHERE id = ? AND in_file <> 0", (message_id,)).fetchall())
+
+    def _unlock(self) -> None:
+        fd, self._lock = self._lock, None
+        if fd is not None:
+            os.close(fd)
+
+    def _keep(self, key: str, value: int) -> None:
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def new_id(self) -> str:
+        """A queue id that was never given before."""
+        return self._ids.new()
+
+    # --- changes ------------------------------------------------------------------------------------------------------
+    def apply(self, changes: Sequence[Change]) -> list[Exception | None]:
+        """Make all changes durable, if possible in one transaction; one that fails is told, and hurts no other."""
+        results: list[Exception | None] = [None] * len(changes)
+        good: list[int] = []
+        ending: set[str] = set()
+        for index, change in enumerate(changes):
+            if isinstance(change, Settle) and (change.id in ending or change.id not in self._leased):
+                results[index] = NotLeased(f"message {change.id} is not leased")
+                continue
+            if isinstance(change, Settle):
+                ending.add(change.id)
+            good.append(index)
+        if not good:
+            return results
+        trouble = self._try([changes[index] for index in good])
+        for index in good if trouble is not None else ():
+            results[index] = self._try([changes[index]]) if len(good) > 1 else trouble
+        return results
+
+    def _try(self, changes: Sequence[Change]) -> Exception | None:
+        group = Group(self._seq)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreError(f"{path}: another process owns this queue") from None
-
-    def _connect(self) -> sqlite3.Connection:
-        path = self.folder / "queue.db"
-        # SQLite makes its files as the database is, whatever the umask.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=64)
-        for pragma in (
-            "journal_mode = WAL",
-            "synchronous = FULL",
-            "cache_size = -16384",
-            # Spilling would write, and wait for the disk, outside the commit.
-            "cache_spill = OFF",
-            "journal_size_limit = 67108864",
-        ):
-            connection.execute(f"PRAGMA {pragma}")
-        return connection
-
-    def _remove_orphans(self) -> None:
-        """A body without a row was never acknowledged."""
-        removed = False
-        with os.scandir(self.bodies) as entries:
-            for entry in entries:
-                known = self.db.execute("SELECT 1 FROM message WHERE id = ?", (entry.name,)).fetchone()
-                if not known:
-                    Path(entry.path).unlink(missing_ok=True)
-                    removed = True
-        if removed:
-            sync_folder(self.bodies)
-
-    # --- changes, between begin and commit --------------------------------------------------------------------
-
-    def begin(self) -> None:
-        """Open a transaction."""
-        self.db.execute("BEGIN IMMEDIATE")
-
-    def commit(self) -> None:
-        """Make it durable; the only call that waits for the disk."""
-        self.db.execute("COMMIT")
-
-    def committed(self) -> None:
-        """After the commit: bodies of messages that are no more go."""
-        paths, self._unlink = self._unlink, []
-        for path in paths:
-            path.unlink(missing_ok=True)
-
-    def rollback(self) -> None:
-        """Undo all since `begin`."""
-        self._unlink.clear()
-        if self.db.in_transaction:
-            self.db.execute("ROLLBACK")
-
-    def insert(self, messages: Sequence[Message]) -> None:
-        """Add messages; a body in memory becomes part of the row."""
-        rows = [
-            codec.message_row(m, None if isinstance(m.body, FileBody) else m.body.read(0, m.body.size))
-            for m in messages
-        ]
-        self.db.executemany(_INSERT_MESSAGE, rows)
-        self.db.executemany(_INSERT_RECIPIENT, [row for m in messages for row in codec.recipient_rows(m)])
-
-    def settle(self, settlement: Settlement) -> None:
-        """Recipient states and offspring of one lease; a message with nothing left to do is deleted."""
-        message = settlement.lease.message
-        finals = sum(settled.final for settled in settlement.settled)
-        if finals == len(message.envelope.recipients):
-            self._delete(message.id, message.body)
-        else:
-            for settled in settlement.settled:
-                state = "queued"
-                if settled.final:
-                    state = "delivered" if isinstance(settled.outcome, Delivered) else "failed"
-                due = None if settled.final else settled.next_attempt
-                reply = str(settled.outcome.reply)[:1000]
-                self.db.execute(_SETTLE, (state, due, reply, message.id, settled.number))
-            if finals and not self._is_queued(message.id):
-                self._delete(message.id, message.body)
-        self.insert(settlement.offspring)
-
-    def retry(self, message_id: str | None, now: float) -> int:
-        """Make due now; how many messages."""
-        where, values = ("", ()) if message_id is None else (" AND message = ?", (message_id,))
-        due = "FROM recipient WHERE next_attempt IS NOT NULL" + where
-        (count,) = self.db.execute(f"SELECT count(DISTINCT message) {due}", values).fetchone()
-        self.db.execute(f"UPDATE recipient SET next_attempt = ? WHERE next_attempt IS NOT NULL{where}", (now, *values))
-        return int(count)
-
-    def hold(self, message_id: str, held: bool, now: float) -> bool:
-        """A held message has no due recipients; a released one is due now."""
-        found = self.db.execute("UPDATE message SET held = ? WHERE id = ?", (held, message_id)).rowcount > 0
-        self.db.execute(
-            "UPDATE recipient SET next_attempt = ? WHERE message = ? AND state = 'queued'",
-            (None if held else now, message_id),
-        )
-        return found
-
-    def remove(self, message_id: str, now: float) -> bool:
-        """Delete without a report; not what is being attempted."""
-        row = self.db.execute(_SELECT_MESSAGE, (message_id,)).fetchone()
-        if row is None or self.leased.get(message_id, 0) > now:
-            return False
-        self._delete(message_id, self._body(row))
-        return True
-
-    def _is_queued(self, message_id: str) -> bool:
-        query = "SELECT 1 FROM recipient WHERE message = ? AND state = 'queued' LIMIT 1"
-        return self.db.execute(query, (message_id,)).fetchone() is not None
-
-    def _delete(self, message_id: str, body: Body) -> None:
-        self.db.execute("DELETE FROM message WHERE id = ?", (message_id,))
-        self.db.execute("DELETE FROM recipient WHERE message = ?", (message_id,))
-        if isinstance(body, FileBody):
-            self._unlink.append(body.path)
-
-    # --- reading ----------------------------------------------------------------------------------------------
-
-    def claim(self, limit: int, now: float) -> tuple[Lease, ...]:
-        """Hand out messages with due recipients, the longest due first."""
-        due: dict[str, None] = {}
-        for message_id, next_attempt in self.db.execute(_DUE):
-            if next_attempt > now or len(due) >= limit:
-                break
-            if self.leased.get(message_id, 0) <= now:
-                due[message_id] = None
-        leases = []
-        for message_id in due:
-            lease = self._lease(message_id, now)
-            if lease is not None:
-                self.leased[message_id] = float("inf")
-                leases.append(lease)
-        return tuple(leases)
-
-    def next_due(self, now: float) -> float | None:
-        """When the next recipient is due that is not handed out."""
-        for message_id, next_attempt in self.db.execute(_DUE):
-            until = self.leased.get(message_id, 0)
-            if until <= now:
-                return float(next_attempt)
-            if until != float("inf"):
-                return max(until, float(next_attempt))
+            for change in changes:
+                match change:
+                    case Accept():
+                        self._enter(group, change.rows, lease=change.lease)
+                    case Settle():
+                        self._enter(group, change.offspring, lease=False)
+                        group.settle(change, self._leased[change.id])
+            if group.placed:
+                files.sync_folder(self.files.folder)
+            self._write(group)
+        except Exception as error:
+            for message_id in group.placed:
+                self.files.discard(message_id)
+            return self._trouble(error)
+        self._seq = group.seq
+        self.commits += 1
+        for message_id in group.ended:
+            del self._leased[message_id]
+        self._leased |= group.leases
+        for message_id in group.unlinked:
+            self.files.discard(message_id)
         return None
 
-    def message(self, message_id: str) -> Message | None:
-        """One message, whole."""
-        row = self.db.execute(_SELECT_MESSAGE, (message_id,)).fetchone()
-        if row is None:
-            return None
-        recipients = tuple(entry.recipient for entry in self._entries(message_id))
-        return codec.read_message(row, recipients, self._body(row))
+    def _enter(self, group: Group, messages: Sequence[Rows], *, lease: bool) -> None:
+        for rows in messages:
+            if rows.body is not None:
+                self.files.place(rows.id, rows.body)
+                group.placed.append(rows.id)
+            group.add(rows, lease=lease)
 
-    def rows(self) -> tuple[Row, ...]:
-        """All messages as the tool shows them, by id."""
-        found = []
-        query = "SELECT id, sender, size, received, tag, held FROM message ORDER BY id"
-        for message_id, sender, size, received, tag, held in self.db.execute(query).fetchall():
-            read = codec.read_tag(tag)
-            found.append(
-                Row(
-                    id=message_id,
-                    sender=codec.read_sender(sender),
-                    size=size,
-                    received=received,
-                    tag=read.value if read else None,
-                    held=bool(held),
-                    entries=tuple(self._entries(message_id)),
+    def _write(self, group: Group) -> None:
+        db = self._db
+        with self._transaction():
+            tables.insert(db, "message", group.messages)
+            tables.insert(db, "recipient", group.recipients)
+            tables.insert(db, "body", group.bodies)
+            if group.updates:
+                db.execute(
+                    "UPDATE recipient SET attempts = attempts + 1, state = new.s, next_attempt = new.t,"
+                    " last_reply = new.r FROM (SELECT"
+                    " json_extract(value, '$[0]') AS m, json_extract(value, '$[1]') AS n,"
+                    " json_extract(value, '$[2]') AS s, json_extract(value, '$[3]') AS t,"
+                    " json_extract(value, '$[4]') AS r FROM json_each(?)) AS new"
+                    " WHERE message = new.m AND number = new.n",
+                    (json.dumps(group.updates),),
                 )
-            )
-        return tuple(found)
+            if group.updated:
+                self._set_due(f"seq IN {tables.SEQS}", json.dumps(group.updated))
+            if group.removed:
+                self._delete(group.removed)
 
-    def _lease(self, message_id: str, now: float) -> Lease | None:
-        row = self.db.execute(_SELECT_MESSAGE, (message_id,)).fetchone()
-        if row is None:
-            return None
-        entries = self._entries(message_id)
-        due = tuple(e for e in entries if e.state == "queued" and e.next_attempt <= now)
-        return Lease(message=codec.read_message(row, tuple(e.recipient for e in entries), self._body(row)), entries=due)
+    def _set_due(self, where: str, *parameters: Any) -> None:
+        # A message without recipients to attempt (there is none, but for damage) must not come up again and again.
+        first = (
+            f"coalesce((SELECT min(next_attempt) FROM recipient WHERE message = seq AND {tables.PENDING}), {_NEVER})"
+        )
+        self._db.execute(f"UPDATE message SET due = {first} WHERE {where}", parameters)
 
-    def _entries(self, message_id: str) -> list[Entry]:
-        return [
-            Entry(
-                number=number,
-                recipient=codec.read_recipient(local, domain, notify, orcpt),
-                state=state,
-                attempts=attempts,
-                next_attempt=next_attempt or 0.0,
-                last_reply=last_reply,
-            )
-            for number, local, domain, notify, orcpt, state, attempts, next_attempt, last_reply in self.db.execute(
-                _SELECT_RECIPIENTS, (message_id,)
-            )
-        ]
+    def _delete(self, seqs: Sequence[int]) -> None:
+        chosen = (json.dumps(seqs),)
+        self._db.execute(f"DELETE FROM recipient WHERE message IN {tables.SEQS}", chosen)
+        self._db.execute(f"DELETE FROM body WHERE message IN {tables.SEQS}", chosen)
+        self._db.execute(f"DELETE FROM message WHERE seq IN {tables.SEQS}", chosen)
 
-    def _body(self, row: tuple[Any, ...]) -> Body:
-        blob = row[_BODY]
-        if blob is not None:
-            return BytesBody(blob)
-        return FileBody(self.bodies / row[0], codec.read_size(row[_SIZE]))
+    # --- work to be done ----------------------------------------------------------------------------------------------
+    def claim(self, limit: int, now: float) -> tuple[Lease, ...]:
+        """Lease at most `limit` messages with due recipients, the longest due first."""
+        self._follow_clock(now)
+        micros = codec.write_time(now)
+        leased = json.dumps([leased.seq for leased in self._leased.values()])
+        chosen = f"WHERE held = 0 AND due <= ? AND seq NOT IN {tables.SEQS} ORDER BY due LIMIT ?"
+        leases = []
+        for found in self._find(chosen, micros, leased, limit):
+            pending = [entry for entry in found.entries if entry.state not in codec.SETTLED]
+            due = tuple(entry for entry in pending if codec.write_time(entry.next_attempt) <= micros)
+            if not due:
+                with self._transaction():
+                    self._set_due("seq = ?", found.seq)
+                continue
+            self._leased[found.message.id] = Leased(found.seq, frozenset(e.number for e in pending), found.in_file)
+            leases.append(Lease(message=found.message, entries=due))
+        return tuple(leases)
+
+    def release(self, message_ids: Sequence[str]) -> None:
+        """Give leases back that nobody will use."""
+        for message_id in message_ids:
+            self._leased.pop(message_id, None)
+
+    def next_due(self) -> float | None:
+        """When the next message that is not leased is due; None when there is none."""
+        leased = json.dumps([leased.seq for leased in self._leased.values()])
+        chosen = f"SELECT due FROM message WHERE held = 0 AND seq NOT IN {tables.SEQS} ORDER BY due LIMIT 1"
+        rows = self._db.execute(chosen, (leased,)).fetchall()
+        return codec.read_time(rows[0][0]) if rows else None
+
+    def _follow_clock(self, now: float) -> None:
+        """When the clock was set back, the stored times go back with it: no retry waits longer than its own pause."""
+        if self._latest - now > _STEP:
+            back, after = codec.write_time(self._latest - now), codec.write_time(now)
+            with self._transaction():
+                self._db.execute(
+                    "UPDATE recipient SET next_attempt = max(next_attempt - ?, 0) WHERE next_attempt > ?", (back, after)
+                )
+                self._set_due("due > ?", after)
+            self._latest = now
+        self._latest = max(self._latest, now)
+
+    # --- the tool's verbs ---------------------------------------------------------------------------------------------
+    def rows(self) -> tuple[Row, ...]:
+        """All queued messages, by id."""
+        return tuple(read_rows(self._find))
+
+    def message(self, message_id: str) -> Message | None:
+        """One queued message, to show it."""
+        found = self._find("WHERE id = ?", message_id)
+        return found[0].message if found else None
+
+    def retry(self, message_id: str, now: float) -> int:
+        """Make one message due now; how many there were."""
+        return self._retry("id = ?", (message_id,), now)
+
+    def retry_some(self, after: int, now: float) -> tuple[int, int | None]:
+        """Make the next messages behind number `after` due; how many, and where to go on (None: nowhere)."""
+        last = self._db.execute(
+            "SELECT max(seq) FROM (SELECT seq FROM message WHERE seq > ? ORDER BY seq LIMIT 2000)", (after,)
+        ).fetchall()[0][0]
+        return (0, None) if last is None else (self._retry("seq > ? AND seq <= ?", (after, last), now), last)
+
+    def retry_all(self, now: float) -> int:
+        """Make all messages due now; how many there were."""
+        count, after = 0, 0
+        while True:
+            more, last = self.retry_some(after, now)
+            if last is None:
+                return count
+            count, after = count + more, last
+
+    def hold(self, message_id: str, held: bool) -> bool:
+        """Hold a message back, or release it; False when there is none."""
+        with self._transaction():
+            return self._db.execute("UPDATE message SET held = ? WHERE id = ?", (int(held), message_id)).rowcount > 0
+
+    def remove(self, message_id: str) -> bool:
+        """Delete a message without a report; False when there is none, or it is being attempted now."""
+        if message_id in self._leased:
+            return False
+        found = self._find("WHERE id = ?", message_id)
+        if not found:
+            return False
+        with self._transaction():
+            self._delete([found[0].seq])
+        if found[0].in_file:
+            self.files.discard(message_id)
+        return True
+
+    def _retry(self, where: str, parameters: tuple[Any, ...], now: float) -> int:
+        micros = codec.write_time(now)
+        with self._transaction():
+            self._db.execute(
+                f"UPDATE recipient SET next_attempt = ? WHERE {tables.PENDING}"
+                f" AND message IN (SELECT seq FROM message WHERE {where})",
+                (micros, *parameters),
+            )
+            changed = self._db.execute(f"UPDATE message SET due = ? WHERE {where}", (micros, *parameters))
+            return changed.rowcount
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+    def _find(self, chosen: str, *parameters: Any) -> list[tables.Found]:
+        return tables.find(self._db, chosen, parameters, tables.Bodies(self.octets, self.files.folder))
+
+    def _octets(self, message_id: str, offset: int, length: int) -> bytes:
+        return tables.octets(self._db, message_id, offset, length)
+
+    def _transaction(self) -> _Transaction:
+        return _Transaction(self._db)
+
+    def _trouble(self, error: Exception) -> Exception:
+        """`StoreFull` for what means that; other errors as they are, with the path in a database error's text."""
+        match error:
+            case sqlite3.Error() if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+                return StoreFull(f"{self.path}: {error}")
+            case sqlite3.Error():
+                return type(error)(f"{self.path}: {error}")
+            case OSError():
+                return files.full_or_same(error, self.folder)
+            case _:
+                return error
+
+
+class _Transaction:
+    """BEGIN and COMMIT around a block; whatever goes wrong, COMMIT included, the connection is usable afterwards."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._db.execute("COMMIT")
+        finally:
+            # After some errors SQLite has rolled back by itself.
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+
+
+def read_rows(find: Callable[..., list[tables.Found]]) -> Iterator[Row]:
+    """Every message as the tool shows it, by id, read page by page."""
+    last = ""
+    while page := find("WHERE id > ? ORDER BY id LIMIT ?", last, _PAGE):
+        last = page[-1].message.id
+        for found in page:
+            message = found.message
+            sender, tag = message.envelope.sender, message.envelope.tag
+            yield Row(
+                id=message.id,
+                sender="" if sender is None else str(sender),
+                size=message.size,
+                received=message.received,
+                tag=None if tag is None else tag.value,
+                held=found.held,
+                entries=found.entries,
+            )

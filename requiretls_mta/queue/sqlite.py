@@ -1,278 +1,284 @@
-"""The embedded store: a shard behind group commit.
-
-Everything that was asked for while the last commit ran becomes one transaction. Its statements run on the reactor's
-thread, where each takes microseconds; only the COMMIT, which waits for the disk, goes to the store's own thread. Were
-the statements there too, each would wait for the interpreter's lock under load.
-"""
+"""The embedded queue on Twisted: a `Shard` in a thread of its own, group commit, body files in another thread."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.threads import deferToThreadPool
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
-from requiretls_mta.message.ports import Body
-from requiretls_mta.message.stored import Message
-from requiretls_mta.queue.bodies import BodyFile, Memory, StreamedBody, is_full
-from requiretls_mta.queue.codec import fresh_entries
-from requiretls_mta.queue.ids import QueueIds
-from requiretls_mta.queue.shard import Shard
-from requiretls_mta.queue.store import IQueueStore, Lease, Row, Settlement, StoreError, StoreFull
+from requiretls_mta.message.stored import BytesBody, Message
+from requiretls_mta.queue import tables
+from requiretls_mta.queue.bodies import FileWork, MemoryBudget, Spool, do_file_work
+from requiretls_mta.queue.changes import Accept, Settle, encode, encode_settlement
+from requiretls_mta.queue.files import FileBody
+from requiretls_mta.queue.lane import Lane
+from requiretls_mta.queue.settings import QueueSettings
+from requiretls_mta.queue.shard import Shard, read_rows
+from requiretls_mta.queue.store import BodyWriter, Entry, IQueueStore, Lease, Row, Settlement, StoreFull
 
-_COOL_DOWN = 300.0
-"""Seconds for which a message is left alone whose outcome could not be stored: it may well have been delivered."""
-
-
-@attrs.define
-class _Job:
-    """Something to do with the shard, and who waits for it."""
-
-    work: Callable[[], Any]
-    done: Deferred[Any]
-    changes: bool
-    result: Any = None
+_OWED = 1.0
+"""Seconds between attempts to store outcomes for which there was no space."""
+_Work = Callable[[], Any]
+_Job = Accept | Settle | _Work
 
 
 @implementer(IQueueStore)
 class SQLiteStore:
-    """`IQueueStore` in a folder of this machine."""
+    """The messages in `folder`, which belongs to this process while the store is open.
+
+    `reactor` provides IReactorTime and IReactorFromThreads; `wall` tells Unix seconds.
+    """
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, folder: Path, *, wall: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        folder: Path,
+        *,
+        wall: Callable[[], float],
+        settings: QueueSettings | None = None,
+    ) -> None:
         self._reactor = reactor
-        self._wall = wall
-        self._shard = Shard(folder)
-        self._ids = QueueIds(wall)
-        self._memory = Memory()
-        self._jobs: list[_Job] = []
-        self._busy = True
-        self._closing: Deferred[None] | None = None
-        self._commits = ThreadPool(1, 1, name="queue")
-        self._bodies = ThreadPool(0, 2, name="bodies")
-        self._syncing: set[Deferred[Any]] = set()
-        self.groups = 0
-        """Transactions so far."""
+        self._settings = settings or QueueSettings()
+        self._shard = Shard(folder, wall=wall, settings=self._settings)
+        self._budget = MemoryBudget(self._settings.memory)
+        self._spools: dict[str, Spool] = {}
+        self._writing: Lane[_Job] = Lane(reactor, "queue", self._write)
+        self._reading: Lane[_Work] = Lane(reactor, "queue reads", _run_each)
+        self._filing: Lane[FileWork] = Lane(reactor, "queue bodies", self._do_file_work)
+        self._fresh_db: sqlite3.Connection
+        self._read_db: sqlite3.Connection
+        self._owed: dict[str, tuple[IDelayedCall, Callable[[], None]]] = {}
+        self._closing = False
 
-    # --- open and close ---------------------------------------------------------------------------------------
+    @property
+    def commits(self) -> int:
+        """Transactions that wrote messages or outcomes so far."""
+        return self._shard.commits
 
+    # --- opening and closing ------------------------------------------------------------------------------------------
     def open(self) -> Deferred[None]:
-        """Lock, check, migrate."""
-        self._commits.start()
-        self._bodies.start()
-        opened: Deferred[None] = deferToThreadPool(self._reactor, self._commits, self._shard.open)
-        return opened.addCallbacks(self._opened, self._not_opened)
+        """Create, lock, migrate, clean. Fails with `StoreLocked`, `SchemaError`, `StoreFull` or the disk's error."""
+        return Deferred.fromCoroutine(self._open())
 
-    def _opened(self, _: None) -> None:
-        self._busy = False
-        self._next()
+    async def _open(self) -> None:
+        for lane in (self._writing, self._reading, self._filing):
+            lane.start()
+        try:
+            await self._writing.submit(self._open_shard)
+        except BaseException:
+            await self._stop_lanes()
+            raise
 
-    def _not_opened(self, failure: Failure) -> Failure:
-        self._commits.stop()
-        self._bodies.stop()
-        return failure
+    def _open_shard(self) -> None:
+        self._shard.open()
+        # Bodies are read on the reactor thread, like files, in pieces; that takes a connection of its own.
+        self._fresh_db = tables.connect(self._shard.path)
+        self._read_db = tables.connect(self._shard.path)
+        self._shard.octets = self._octets
 
     def close(self) -> Deferred[None]:
-        """Finish what was begun, then close."""
+        """Finish what was begun, then let go of everything. Bodies that nobody accepted are removed."""
         return Deferred.fromCoroutine(self._close())
 
     async def _close(self) -> None:
-        await DeferredList(list(self._syncing))
-        if self._busy or self._jobs:
-            self._closing = Deferred()
-            await self._closing
-        self._busy = True
-        await deferToThreadPool(self._reactor, self._commits, self._shard.close)
-        self._commits.stop()
-        self._bodies.stop()
+        self._closing = True
+        for spool in list(self._spools.values()):
+            spool.abort()
+        owed, self._owed = self._owed, {}
+        for timer, attempt in owed.values():
+            timer.cancel()
+            attempt()
+        await self._filing.stop()
+        for lane, work in ((self._reading, self._read_db.close), (self._writing, self._shard.close)):
+            closed = lane.submit(work)
+            await lane.stop()
+            await closed
+        self._fresh_db.close()
 
-    # --- the verbs --------------------------------------------------------------------------------------------
+    async def _stop_lanes(self) -> None:
+        for lane in (self._filing, self._reading, self._writing):
+            await lane.stop()
 
+    # --- new messages -------------------------------------------------------------------------------------------------
     def new_id(self) -> str:
-        """A new queue id."""
-        return self._ids()
+        """A queue id that was never given before."""
+        return self._shard.new_id()
 
-    def body(self, message_id: str) -> StreamedBody:
+    def body(self, message_id: str) -> BodyWriter:
         """A writer for a new message's octets."""
-        return StreamedBody(self._shard.bodies, message_id, self._memory, self._sync)
+        spool = Spool(
+            message_id,
+            files=self._shard.files,
+            settings=self._settings,
+            budget=self._budget,
+            submit=self._filing.submit,
+            over=lambda over: self._spools.pop(over, None),
+        )
+        self._spools[message_id] = spool
+        return spool
 
     def accept(self, messages: Sequence[Message], lease: bool = False) -> Deferred[tuple[Lease, ...]]:
-        """Make messages durable."""
+        """Make messages durable, all or none; fires after the commit. Fails with `StoreFull` or the store's error."""
+        return Deferred.fromCoroutine(self._accept(tuple(messages), lease=lease))
 
-        def work() -> tuple[Lease, ...]:
-            self._shard.insert(messages)
-            if not lease:
-                return ()
-            leases = tuple(Lease(message=message, entries=fresh_entries(message)) for message in messages)
-            self._shard.leased.update(dict.fromkeys((message.id for message in messages), float("inf")))
-            return leases
+    async def _accept(self, messages: tuple[Message, ...], *, lease: bool) -> tuple[Lease, ...]:
+        folder, limit = self._shard.files.folder, self._settings.row_limit
+        job = Accept(tuple(encode(message, folder, limit) for message in messages), lease)
+        spools = [spool for message in messages if (spool := self._spools.get(message.id)) is not None]
+        for spool in spools:
+            spool.accepting()
+        durable = False
+        try:
+            await self._writing.submit(job)
+            durable = True
+        finally:
+            for spool in spools:
+                spool.accepted(durable=durable)
+        return tuple(map(self._fresh, messages)) if lease else ()
 
-        def undo(failure: Failure) -> Failure:
-            for message in messages:
-                self._shard.leased.pop(message.id, None)
-            return failure
+    def _fresh(self, message: Message) -> Lease:
+        """The lease of a message just written; what is larger than a little is read from the disk again."""
+        body, path = message.body, self._shard.files.folder / message.id
+        if body.size > self._settings.row_limit:
+            body = FileBody(path, body.size)
+        elif not (isinstance(body, BytesBody) and body.size <= self._settings.fresh) and body != FileBody(
+            path, body.size
+        ):
+            body = tables.BlobBody(self._octets, message.id, body.size)
+        if body is not message.body:
+            message = attrs.evolve(message, body=body)
+        entries = tuple(
+            Entry(number=number, recipient=recipient, next_attempt=message.received)
+            for number, recipient in enumerate(message.envelope.recipients)
+        )
+        return Lease(message=message, entries=entries)
 
-        return self._ask(work).addErrback(undo)
-
+    # --- attempts -----------------------------------------------------------------------------------------------------
     def claim(self, limit: int, now: float) -> Deferred[tuple[Lease, ...]]:
-        """Hand out due messages."""
-        return self._ask(lambda: self._shard.claim(limit, now), changes=False)
+        """At most `limit` messages with due recipients (not held, not leased), the longest due first."""
+        return self._writing.submit(lambda: self._shard.claim(limit, now))
 
     def settle(self, settlements: Sequence[Settlement]) -> Deferred[None]:
-        """Store what became of leases."""
+        """Recipient states and offspring of each lease, in one transaction; messages all settled are removed.
 
-        def work() -> None:
-            for settlement in settlements:
-                self._shard.settle(settlement)
+        Where there is no space the store tries again until there is: what was delivered is not attempted twice. After
+        any other failure (it fails with the first; the other settlements are stored) the message stays leased until the
+        store is opened anew.
+        """
+        return Deferred.fromCoroutine(self._settle(settlements))
 
-        def release(result: Any) -> Any:
-            failed = isinstance(result, Failure)
-            for settlement in settlements:
-                self._shard.leased.pop(settlement.lease.message.id, None)
-                if failed:
-                    self._shard.leased[settlement.lease.message.id] = self._wall() + _COOL_DOWN
-            return result
+    async def _settle(self, settlements: Sequence[Settlement]) -> None:
+        folder, limit = self._shard.files.folder, self._settings.row_limit
+        jobs = [encode_settlement(settlement, folder, limit) for settlement in settlements]
+        results: Any = await DeferredList([self._settle_one(job) for job in jobs], consumeErrors=True)
+        for _, result in results:
+            if isinstance(result, Failure):
+                result.raiseException()
 
-        return self._ask(work).addBoth(release)
+    def _settle_one(self, job: Settle) -> Deferred[None]:
+        done: Deferred[None] = Deferred()
+
+        def attempt() -> None:
+            self._writing.submit(job).addCallbacks(done.callback, failed)
+
+        def failed(failure: Failure) -> None:
+            if not failure.check(StoreFull) or self._closing:
+                done.errback(failure)
+                return
+            self._log.error(
+                "outcomes of message {queue_id} wait for space: {reason}", queue_id=job.id, reason=failure.value
+            )
+            self._owed[job.id] = (self._reactor.callLater(_OWED, again), attempt)
+
+        def again() -> None:
+            del self._owed[job.id]
+            attempt()
+
+        attempt()
+        return done
 
     def next_due(self) -> Deferred[float | None]:
-        """When to claim again."""
-        return self._ask(lambda: self._shard.next_due(self._wall()), changes=False)
+        """When the next message not leased is due (Unix seconds); None when there is none."""
+        return self._writing.submit(self._shard.next_due)
 
+    # --- the tool's verbs ---------------------------------------------------------------------------------------------
     def rows(self) -> Deferred[tuple[Row, ...]]:
-        """All messages."""
-        return self._ask(self._shard.rows, changes=False)
+        """All queued messages, by id."""
+        return self._reading.submit(lambda: tuple(read_rows(self._find)))
 
     def message(self, message_id: str) -> Deferred[Message | None]:
-        """One message."""
-        return self._ask(lambda: self._shard.message(message_id), changes=False)
+        """One queued message, to show it."""
+
+        def read() -> Message | None:
+            found = self._find("WHERE id = ?", message_id)
+            return found[0].message if found else None
+
+        return self._reading.submit(read)
 
     def retry(self, message_id: str | None, now: float) -> Deferred[int]:
-        """Make due now."""
-        return self._ask(lambda: self._shard.retry(message_id, now))
+        """Make one message, or all, due now; how many there were."""
+        if message_id is not None:
+            return self._writing.submit(lambda: self._shard.retry(message_id, now))
+        return Deferred.fromCoroutine(self._retry_all(now))
+
+    async def _retry_all(self, now: float) -> int:
+        # In steps: messages are accepted between them.
+        count, after = 0, 0
+        while True:
+            more, last = await self._writing.submit(partial(self._shard.retry_some, after, now))
+            if last is None:
+                return count
+            count, after = count + more, last
 
     def hold(self, message_id: str, held: bool) -> Deferred[bool]:
-        """Hold back or release."""
-        return self._ask(lambda: self._shard.hold(message_id, held, self._wall()))
+        """Hold a message back, or release it; False when there is none."""
+        return self._writing.submit(lambda: self._shard.hold(message_id, held))
 
     def remove(self, message_id: str) -> Deferred[bool]:
-        """Delete."""
-        return self._ask(lambda: self._shard.remove(message_id, self._wall()))
+        """Delete a message without a report; False when there is none, or it is being attempted now."""
+        return self._writing.submit(lambda: self._shard.remove(message_id))
 
-    # --- group commit -----------------------------------------------------------------------------------------
+    # --- in the threads -----------------------------------------------------------------------------------------------
+    def _write(self, jobs: Sequence[_Job]) -> list[Any]:
+        """Everything that is to be stored, in one transaction; then the rest, one by one."""
+        changes = [(index, job) for index, job in enumerate(jobs) if isinstance(job, Accept | Settle)]
+        results: list[Any] = [None] * len(jobs)
+        if changes:
+            outcomes = self._shard.apply([change for _, change in changes])
+            for (index, _), outcome in zip(changes, outcomes, strict=True):
+                results[index] = outcome
+        for index, job in enumerate(jobs):
+            if not isinstance(job, Accept | Settle):
+                results[index] = _run(job)
+        return results
 
-    def _ask(self, work: Callable[[], Any], *, changes: bool = True) -> Deferred[Any]:
-        job = _Job(work, Deferred(), changes)
-        first = not self._jobs
-        self._jobs.append(job)
-        if first and not self._busy:
-            # What else this turn of the reactor asks for comes along.
-            self._reactor.callLater(0, self._next)
-        return job.done
+    def _do_file_work(self, jobs: Sequence[FileWork]) -> list[Exception | None]:
+        return do_file_work(self._shard.files, jobs)
 
-    def _next(self) -> None:
-        if self._busy:
-            return
-        jobs, self._jobs = self._jobs, []
-        if not jobs:
-            closing, self._closing = self._closing, None
-            if closing is not None:
-                closing.callback(None)
-            return
-        self._busy = True
-        if not any(job.changes for job in jobs):
-            self._finish([(job, self._attempt(job)) for job in jobs])
-            return
-        trouble = self._run(jobs)
-        if trouble is None:
-            self._commit(jobs)
-        else:
-            self._one_by_one(jobs)
+    def _find(self, chosen: str, *parameters: Any) -> list[tables.Found]:
+        return tables.find(self._read_db, chosen, parameters, tables.Bodies(self._octets, self._shard.files.folder))
 
-    def _run(self, jobs: Sequence[_Job]) -> Failure | None:
-        """The statements of a group; on trouble nothing of it remains."""
-        try:
-            self._shard.begin()
-            for job in jobs:
-                job.result = job.work()
-        except Exception:
-            trouble = Failure()
-            self._rollback()
-            return trouble
-        return None
-
-    def _commit(self, jobs: list[_Job]) -> None:
-        self.groups += 1
-        committed = deferToThreadPool(self._reactor, self._commits, self._shard.commit)
-        committed.addCallbacks(lambda _: self._committed(jobs), lambda failure: self._not_committed(jobs, failure))
-
-    def _committed(self, jobs: list[_Job]) -> None:
-        try:
-            self._shard.committed()
-        except OSError as error:
-            self._log.warn("a body that is no longer needed stays: {error}", error=str(error))
-        self._finish([(job, job.result) for job in jobs])
-
-    def _not_committed(self, jobs: list[_Job], failure: Failure) -> None:
-        self._rollback()
-        self._finish([(job, _explained(failure)) for job in jobs])
-
-    def _one_by_one(self, jobs: list[_Job]) -> None:
-        """Somebody in the group failed: each gets a transaction of its own, so that nobody else does."""
-        job, rest = jobs[0], jobs[1:]
-        trouble = self._run([job])
-        self._jobs = rest + self._jobs
-        if trouble is None:
-            self._commit([job])
-        else:
-            self._finish([(job, _explained(trouble))])
-
-    def _attempt(self, job: _Job) -> Any:
-        try:
-            return job.work()
-        except Exception:
-            return _explained(Failure())
-
-    def _rollback(self) -> None:
-        try:
-            self._shard.rollback()
-        except sqlite3.Error as error:
-            self._log.error("a transaction cannot be undone: {error}", error=str(error))
-
-    def _finish(self, results: list[tuple[_Job, Any]]) -> None:
-        self._busy = False
-        for job, result in results:
-            job.done.callback(result)  # a Failure goes the way of errors
-        if not self._busy:
-            self._next()
-
-    def _sync(self, file: BodyFile) -> Deferred[Body]:
-        work: Deferred[Body] = deferToThreadPool(self._reactor, self._bodies, file.sync)
-        self._syncing.add(work)
-
-        def done(result: Any) -> Any:
-            self._syncing.discard(work)
-            return result
-
-        return work.addBoth(done)
+    def _octets(self, message_id: str, offset: int, length: int) -> bytes:
+        return tables.octets(self._fresh_db, message_id, offset, length)
 
 
-def _explained(failure: Failure) -> Failure:
-    """SQLite's troubles in the store's terms."""
-    error = failure.value
-    if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorname == "SQLITE_FULL":
-        return Failure(StoreFull(str(error)))
-    if isinstance(error, OSError) and is_full(error):
-        return Failure(StoreFull(str(error)))
-    if isinstance(error, sqlite3.Error):
-        return Failure(StoreError(f"the queue cannot be written or read: {error}"))
-    return failure
+def _run(work: _Work) -> Any:
+    try:
+        return work()
+    except Exception as error:  # it is the result
+        return error
+
+
+def _run_each(jobs: Sequence[_Work]) -> list[Any]:
+    return [_run(job) for job in jobs]

@@ -87,13 +87,13 @@ class BodyWriter(Protocol):
     """Takes a message's octets while they arrive."""
 
     def write(self, data: bytes) -> None:
-        """Append; small bodies stay in memory, larger ones go to a file. Raises `OSError` when the disk refuses."""
+        """Append; small bodies stay in memory, larger ones go to a file. Raises `StoreFull` or `OSError`."""
 
     def finish(self) -> Deferred[Body]:
         """All written and, if a file, on disk under its final name (file and folder synced). Fails with `StoreFull`."""
 
     def abort(self) -> None:
-        """Forget it; leaves no trace. Harmless after `finish` failed, or twice."""
+        """Forget it; leaves no trace. Harmless after `finish` failed, twice, and once the message was accepted."""
 
 
 class IQueueStore(Interface):

@@ -1,0 +1,136 @@
+"""What is written in one transaction: messages that enter, leases that end, as rows; and many of them gathered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from requiretls_mta.message.ports import Body
+from requiretls_mta.message.stored import Message
+from requiretls_mta.queue import codec
+from requiretls_mta.queue.files import FileBody
+from requiretls_mta.queue.store import Settlement
+
+
+@attrs.frozen
+class Rows:
+    """A message as rows, but for the number that it gets when it is written."""
+
+    id: str
+    columns: tuple[Any, ...]
+    recipients: tuple[tuple[Any, ...], ...]
+    octets: bytes | None
+    """The body, if it goes into the database."""
+    body: Body | None
+    """The body, if it is to get a file that it does not have yet."""
+
+
+@attrs.frozen
+class Accept:
+    """Messages that enter together or not at all."""
+
+    rows: tuple[Rows, ...]
+    lease: bool = False
+
+
+@attrs.frozen
+class Settle:
+    """The end of a lease."""
+
+    id: str
+    settled: tuple[tuple[int, str, int, str], ...]
+    """Number, state, next attempt and last reply."""
+    offspring: tuple[Rows, ...] = ()
+
+
+Change = Accept | Settle
+
+
+def encode(message: Message, bodies: Path, row_limit: int) -> Rows:
+    """A message as rows. Reads a small body; raises `ValueError` for what no queue can hold."""
+    recipients = message.envelope.recipients
+    if not recipients:
+        raise ValueError(f"message {message.id} has no recipient")
+    body = message.body
+    own = isinstance(body, FileBody) and body.path == bodies / message.id
+    in_row = not own and body.size <= row_limit
+    due = codec.write_time(message.received)
+    columns = (
+        message.id,
+        message.parent,
+        message.origin,
+        message.listener,
+        due,
+        codec.write_tag(message.envelope.tag),
+        codec.write_envelope(message.envelope),
+        codec.write_content(message),
+        message.prepend,
+        body.size,
+        int(not in_row),
+        0,
+        due,
+    )
+    entries = tuple((n, codec.write_recipient(r), "queued", 0, due, "") for n, r in enumerate(recipients))
+    octets = body.read(0, body.size) if in_row else None
+    if octets is not None and len(octets) != body.size:
+        raise ValueError(f"the body of message {message.id} has {len(octets)} of {body.size} octets")
+    return Rows(message.id, columns, entries, octets, None if in_row or own else body)
+
+
+def encode_settlement(settlement: Settlement, bodies: Path, row_limit: int) -> Settle:
+    """A settlement as rows."""
+    return Settle(
+        settlement.lease.message.id,
+        tuple((s.number, *codec.write_settled(s)) for s in settlement.settled),
+        tuple(encode(message, bodies, row_limit) for message in settlement.offspring),
+    )
+
+
+@attrs.frozen
+class Leased:
+    """A message that is being attempted."""
+
+    seq: int
+    pending: frozenset[int]
+    """Numbers of the recipients that are not settled yet, due or not."""
+    in_file: bool
+
+
+class Group:
+    """The rows of one transaction."""
+
+    def __init__(self, seq: int) -> None:
+        self.seq = seq
+        self.messages: list[tuple[Any, ...]] = []
+        self.recipients: list[tuple[Any, ...]] = []
+        self.bodies: list[tuple[int, bytes]] = []
+        self.placed: list[str] = []
+        self.leases: dict[str, Leased] = {}
+        self.updates: list[tuple[Any, ...]] = []
+        self.updated: list[int] = []
+        self.removed: list[int] = []
+        self.ended: list[str] = []
+        self.unlinked: list[str] = []
+
+    def add(self, rows: Rows, *, lease: bool) -> None:
+        """A new message."""
+        self.seq += 1
+        self.messages.append((self.seq, *rows.columns))
+        self.recipients += [(self.seq, *recipient) for recipient in rows.recipients]
+        if rows.octets is not None:
+            self.bodies.append((self.seq, rows.octets))
+        if lease:
+            self.leases[rows.id] = Leased(self.seq, frozenset(range(len(rows.recipients))), rows.octets is None)
+
+    def settle(self, change: Settle, leased: Leased) -> None:
+        """The end of a lease: an update of its recipients, or the message's removal."""
+        self.ended.append(change.id)
+        if leased.pending <= {number for number, state, *_ in change.settled if state in codec.SETTLED}:
+            self.removed.append(leased.seq)
+            if leased.in_file:
+                self.unlinked.append(change.id)
+            return
+        self.updated.append(leased.seq)
+        self.updates += [(leased.seq, *settled) for settled in change.settled]

@@ -1,0 +1,128 @@
+"""Statements over many rows at once: a group must not cost a call, and a release of the interpreter lock, per row."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from requiretls_mta.message.ports import Body
+from requiretls_mta.message.stored import Message
+from requiretls_mta.queue import codec
+from requiretls_mta.queue.files import FileBody
+from requiretls_mta.queue.store import Entry
+
+_ROWS = 128
+"""Rows of one INSERT: its parse tree is kept for the next group of the same size."""
+PENDING = "state NOT IN ('delivered', 'failed')"
+SEQS = "(SELECT value FROM json_each(?))"
+"""A list of numbers bound as one JSON text."""
+
+_COLUMNS = (
+    "seq, CAST(id AS TEXT), CAST(parent AS TEXT), CAST(origin AS TEXT), CAST(listener AS TEXT),"
+    " CAST(received AS INTEGER), CAST(tag AS TEXT), CAST(envelope AS TEXT), CAST(content AS TEXT), hex(prepend),"
+    " CAST(size AS INTEGER), in_file <> 0, held <> 0"
+)
+_RECIPIENT_COLUMNS = (
+    "message, CAST(number AS INTEGER), CAST(recipient AS TEXT), CAST(state AS TEXT), CAST(attempts AS INTEGER),"
+    " CAST(next_attempt AS INTEGER), CAST(last_reply AS TEXT)"
+)
+
+
+@attrs.frozen
+class BlobBody:
+    """A body in the database, read when it is asked for."""
+
+    source: Callable[[str, int, int], bytes]
+    id: str
+    """The message's."""
+    size: int
+
+    def read(self, offset: int, length: int) -> bytes:
+        """At most `length` octets from `offset` on; fewer only at the end."""
+        return self.source(self.id, offset, length)
+
+
+@attrs.frozen
+class Found:
+    """A message as the tables hold it."""
+
+    seq: int
+    message: Message
+    entries: tuple[Entry, ...]
+    held: bool
+    in_file: bool
+
+
+@attrs.frozen
+class Bodies:
+    """Where the bodies of found messages are read from."""
+
+    octets: Callable[[str, int, int], bytes]
+    folder: Path
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection for one thread at a time; transactions are begun explicitly."""
+    db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False, cached_statements=64)
+    # Text is never trusted to be UTF-8: a damaged value must not stop the queue.
+    db.text_factory = lambda octets: octets.decode("utf-8", "replace")
+    db.execute("PRAGMA synchronous = FULL").close()
+    db.execute("PRAGMA cache_size = -8192").close()
+    return db
+
+
+def insert(db: sqlite3.Connection, table: str, rows: Sequence[Sequence[Any]]) -> None:
+    """Insert whole rows, as many as fit into each statement."""
+    for start in range(0, len(rows), _ROWS):
+        part = rows[start : start + _ROWS]
+        db.execute(_insertion(table, len(part[0]), len(part)), list(itertools.chain.from_iterable(part)))
+
+
+@functools.lru_cache(maxsize=512)
+def _insertion(table: str, columns: int, rows: int) -> str:
+    row = f"({','.join('?' * columns)})"
+    return f"INSERT INTO {table} VALUES {','.join([row] * rows)}"
+
+
+def octets(db: sqlite3.Connection, message_id: str, offset: int, length: int) -> bytes:
+    """Part of a body that is kept in the database; raises `EOFError` when there is none."""
+    # fetchall, not fetchone: an unfinished statement would hold its snapshot and with it the whole WAL.
+    rows = db.execute(
+        "SELECT substr(octets, ?, ?) FROM body WHERE message = (SELECT seq FROM message WHERE id = ?)",
+        (offset + 1, length, message_id),
+    ).fetchall()
+    if not rows:
+        raise EOFError(f"the body of message {message_id} is not in the queue")
+    data = rows[0][0]
+    return data if isinstance(data, bytes) else str(data).encode("utf-8", "replace")
+
+
+def find(db: sqlite3.Connection, chosen: str, parameters: Sequence[Any], bodies: Bodies) -> list[Found]:
+    """The messages that `chosen` (what follows FROM message) names, with all their recipients, in its order.
+
+    Two statements with one row each, however many messages there are.
+    """
+    source = f"SELECT json_group_array(json_array({_COLUMNS})) FROM (SELECT * FROM message {chosen})"
+    rows = json.loads(db.execute(source, parameters).fetchall()[0][0])
+    if not rows:
+        return []
+    source = f"SELECT json_group_array(json_array({_RECIPIENT_COLUMNS})) FROM recipient WHERE message IN {SEQS}"
+    entries: dict[int, list[Entry]] = {row[0]: [] for row in rows}
+    for seq, *columns in json.loads(db.execute(source, (json.dumps(list(entries)),)).fetchall()[0][0]):
+        entries[seq].append(codec.read_entry(columns))
+    return [_found(row, tuple(sorted(entries[row[0]], key=lambda entry: entry.number)), bodies) for row in rows]
+
+
+def _found(row: list[Any], entries: tuple[Entry, ...], bodies: Bodies) -> Found:
+    seq, message_id = row[0], str(row[1])
+    size, in_file, held = row[10] or 0, bool(row[11]), bool(row[12])
+    body: Body = FileBody(bodies.folder / message_id, size) if in_file else BlobBody(bodies.octets, message_id, size)
+    message = codec.read_message(row, body, tuple(entry.recipient for entry in entries))
+    return Found(seq, message, entries, held, in_file)
