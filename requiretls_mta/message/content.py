@@ -22,7 +22,7 @@ class Content:
 
 
 class ContentScanner:
-    """Feed chunks, get a `Content` and the header section; keeps the header (up to its limit) and a line's length."""
+    """Feed chunks, get a `Content` and the header section; keeps the header, up to its limit."""
 
     __slots__ = (
         "_body_start",
@@ -31,8 +31,6 @@ class ContentScanner:
         "_eight_header",
         "_head",
         "_limit",
-        "_line",
-        "_longest",
         "_tail",
         "size",
     )
@@ -43,8 +41,6 @@ class ContentScanner:
         self._body_start = -1
         self._eight_header = False
         self._eight_body = False
-        self._line = 0
-        self._longest = 0
         self._dot = False
         self._tail = b"\r\n"
         self.size = 0
@@ -63,18 +59,16 @@ class ContentScanner:
             in_body = self._feed_header(chunk)
         if in_body and not self._eight_body and not in_body.isascii():
             self._eight_body = True
-        self._count_lines(chunk)
+        self._watch_dots(chunk)
         self.size += len(chunk)
 
     def finish(self) -> Content:
         """The properties of the whole message."""
-        self._longest = max(self._longest, self._line)
         return Content(
             size=self.size,
             header_end=self._body_start if self._body_start >= 0 else self.size,
             eight_bit_header=self._eight_header,
             eight_bit_body=self._eight_body,
-            longest_line=self._longest,
             dot_at_line_start=self._dot,
         )
 
@@ -112,16 +106,8 @@ class ContentScanner:
         if not part.isascii():
             self._eight_header = True
 
-    def _count_lines(self, chunk: bytes) -> None:
+    def _watch_dots(self, chunk: bytes) -> None:
         joined = self._tail + chunk
         if not self._dot and b"\r\n." in joined:
             self._dot = True
         self._tail = joined[-3:]
-        # Only the lengths matter; splitting is faster than finding line by line.
-        lines = chunk.split(b"\n")
-        if len(lines) == 1:
-            self._line += len(chunk)
-            return
-        longest = max(self._line + len(lines[0]), max(map(len, lines[1:-1]), default=0)) - 1
-        self._longest = max(self._longest, longest)
-        self._line = len(lines[-1])

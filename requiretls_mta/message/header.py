@@ -41,8 +41,16 @@ def fields(header: bytes) -> Iterator[Field]:
         start = end
 
 
+def exceeds(header: bytes, name: bytes, limit: int) -> bool:
+    """Whether there are more than `limit` fields of this name (lower case); for the Received hops of RFC 5321 6.3."""
+    # Hardly any message comes near the limit; its name occurs at least as often as the field does.
+    if header.lower().count(name) <= limit:
+        return False
+    return count(header, name) > limit
+
+
 def count(header: bytes, name: bytes) -> int:
-    """How many fields of this name (lower case) there are; for the Received hops of RFC 5321 6.3."""
+    """How many fields of this name (lower case) there are."""
     return sum(1 for field in fields(header) if field.name == name)
 
 
@@ -57,6 +65,9 @@ class TLSRequired(enum.Enum):
 
 def tls_required(header: bytes) -> TLSRequired:
     """Read `TLS-Required`, and `RequireTLS`, its name in the draft; several fields count only when all say `No`."""
+    lowered = header.lower()
+    if b"tls-required" not in lowered and b"requiretls" not in lowered:
+        return TLSRequired.ABSENT
     # The field's value ABNF is the bare string "No", which RFC 5234 2.3 makes case-insensitive; comments do not match.
     values = [field.value.lower() for field in fields(header) if field.name in (b"tls-required", b"requiretls")]
     if not values:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cached_property
 
 import attrs
 
@@ -41,7 +42,7 @@ class Reply:
             return self.text
         return "\n".join(f"{self.enhanced} {line}" for line in self.text.split("\n"))
 
-    @property
+    @cached_property
     def wire(self) -> bytes:
         """The reply as it goes over the wire."""
         lines = self.message.encode("utf-8").split(b"\n")

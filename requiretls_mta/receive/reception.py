@@ -76,11 +76,13 @@ class Reception:
 
     def data(self, envelope: Envelope) -> Reply | None:
         """DATA, or the first BDAT."""
-        recipients = tuple(
-            r if r.address.domain else attrs.evolve(r, address=complete(r.address, self._settings))
-            for r in envelope.recipients
-        )
-        self._envelope = attrs.evolve(envelope, recipients=recipients)
+        if not all(recipient.address.domain for recipient in envelope.recipients):
+            recipients = tuple(
+                attrs.evolve(recipient, address=complete(recipient.address, self._settings))
+                for recipient in envelope.recipients
+            )
+            envelope = attrs.evolve(envelope, recipients=recipients)
+        self._envelope = envelope
         self._id = self._station.store.new_id()
         self._writer = self._station.store.body(self._id)
         return None
@@ -112,7 +114,7 @@ class Reception:
         if writer is None:
             return self._broken or reply.LOCAL_ERROR
         try:
-            if headers.count(header, b"received") > self._settings.received_hops:
+            if headers.exceeds(header, b"received", self._settings.received_hops):
                 writer.abort()
                 return reply.TOO_MANY_HOPS
             body = await writer.finish()
@@ -145,7 +147,9 @@ class Reception:
     def _message(self, content: Content, header: bytes, body: Body) -> Message:
         assert self._envelope is not None
         now = self._station.wall()
-        envelope = attrs.evolve(self._envelope, tag=self._tag(self._envelope, header))
+        envelope, tag = self._envelope, self._tag(self._envelope, header)
+        if tag is not envelope.tag:
+            envelope = attrs.evolve(envelope, tag=tag)
         return Message(
             id=self._id,
             envelope=envelope,

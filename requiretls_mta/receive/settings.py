@@ -9,6 +9,7 @@ import attrs
 
 from requiretls_mta.message.address import Address, AddressError, ascii_domain
 
+_KNOWN = 10_000
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -29,6 +30,8 @@ class Settings:
     """Whose `TLS-Required: No` is obeyed: `any`, `authenticated` or `none`."""
     received_hops: int = 50
     """Received fields that a message may bring along (RFC 5321 6.3)."""
+    _relaying: dict[str, bool] = attrs.field(factory=dict, init=False, eq=False, repr=False)
+    """Addresses that were looked up in `relay_from`, and what was found."""
 
     def is_local(self, domain: str) -> bool:
         """Whether mail for this domain is delivered here."""
@@ -42,11 +45,18 @@ class Settings:
         """Whether a client with this IP address is in `relay_from`."""
         if address is None:
             return False
+        known = self._relaying.get(address)
+        if known is not None and not via_proxy:
+            return known
         client = ipaddress.ip_address(address)
         # A PROXY line is only a claim; nobody on our loopback needs a proxy to get here.
         if via_proxy and client.is_loopback:
             return False
-        return any(client in network for network in self.relay_from if network.version == client.version)
+        found = any(client in network for network in self.relay_from if network.version == client.version)
+        if len(self._relaying) >= _KNOWN:
+            self._relaying.clear()
+        self._relaying[address] = found
+        return found
 
 
 def _in(domain: str, domains: frozenset[str]) -> bool:
