@@ -14,7 +14,8 @@ import click
 from requiretls_mta.cli.common import NO, UNREACHABLE, config_options, configuration, fail, printable
 from requiretls_mta.cli.owner import become_owner_of
 from requiretls_mta.cli.queue_access import Queue, QueueUnreachable, open_queue
-from requiretls_mta.queue.store import StoreError
+from requiretls_mta.queue.schema import SchemaError
+from requiretls_mta.queue.store import StoreFull
 from requiretls_mta.service.control_client import ServiceError
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
@@ -109,7 +110,7 @@ def _queue(context: click.Context) -> Iterator[Queue]:
     try:
         with open_queue(state) as opened:
             yield opened
-    except (QueueUnreachable, ServiceError, StoreError, PermissionError, sqlite3.Error) as error:
+    except (QueueUnreachable, ServiceError, SchemaError, StoreFull, OSError, sqlite3.Error) as error:
         fail(UNREACHABLE, str(error))
 
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
+from requiretls_mta.queue.files import StoreLocked
 from requiretls_mta.queue.shard import Shard
-from requiretls_mta.queue.store import StoreError
 from requiretls_mta.service.control_client import ControlClient, NotRunning
 from requiretls_mta.service.queue_view import message_json, row_json
 
 PATIENCE = 5.0
 """Seconds to wait for a service that has the queue but does not answer yet, or any more."""
-
-T = TypeVar("T")
 
 
 class Queue(Protocol):
@@ -44,7 +42,7 @@ class QueueUnreachable(Exception):
 
 @contextlib.contextmanager
 def open_queue(state: Path, patience: float = PATIENCE) -> Iterator[Queue]:
-    """The queue under this state folder; raises `QueueUnreachable`, `ServiceError` or `StoreError`."""
+    """The queue under this state folder; raises `QueueUnreachable`, `ServiceError`, or what a shard raises."""
     give_up = time.monotonic() + patience
     while True:
         try:
@@ -74,13 +72,13 @@ def _lock_all(state: Path) -> list[Shard] | None:
     try:
         for folder in sorted((state / "shards").glob("*")):
             if (folder / "queue.db").exists():
-                shard = Shard(folder)
+                shard = Shard(folder, wall=time.time)
                 shard.open()
                 opened.append(shard)
-    except StoreError as error:
+    except BaseException as error:
         for shard in opened:
             shard.close()
-        if isinstance(error.__context__, BlockingIOError):
+        if isinstance(error, StoreLocked):
             return None
         raise
     return opened
@@ -128,22 +126,13 @@ class _ClosedQueue:
         return None
 
     def retry(self, message_id: str | None) -> int:
-        return sum(_changed(shard, lambda shard: shard.retry(message_id, time.time())) for shard in self._shards)
+        now = time.time()
+        if message_id is None:
+            return sum(shard.retry_all(now) for shard in self._shards)
+        return sum(shard.retry(message_id, now) for shard in self._shards)
 
     def hold(self, message_id: str, held: bool) -> bool:
-        return any(_changed(shard, lambda shard: shard.hold(message_id, held, time.time())) for shard in self._shards)
+        return any(shard.hold(message_id, held) for shard in self._shards)
 
     def remove(self, message_id: str) -> bool:
-        return any(_changed(shard, lambda shard: shard.remove(message_id, time.time())) for shard in self._shards)
-
-
-def _changed(shard: Shard, change: Callable[[Shard], T]) -> T:
-    shard.begin()
-    try:
-        result = change(shard)
-        shard.commit()
-    except BaseException:
-        shard.rollback()
-        raise
-    shard.committed()
-    return result
+        return any(shard.remove(message_id) for shard in self._shards)

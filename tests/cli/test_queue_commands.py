@@ -16,7 +16,7 @@ from requiretls_mta.message.address import parse_mailbox
 from requiretls_mta.message.content import Content
 from requiretls_mta.message.envelope import Envelope, Recipient, Tag
 from requiretls_mta.message.stored import BytesBody, Message
-from requiretls_mta.queue.shard import Shard
+from requiretls_mta.queue.shard import Accept, Shard, encode
 
 ROOT = Path(__file__).parents[2]
 IDS = ("0000000000000001", "0000000000000002")
@@ -41,12 +41,10 @@ def shard(tmp_path, monkeypatch):
     """A queue of two messages, closed."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mta.toml").write_text('state = "state"\n')
-    made = Shard(tmp_path / "state" / "shards" / "0")
-    made.open()
-    made.begin()
-    made.insert([message(IDS[0], Tag.REQUIRED), message(IDS[1])])
-    made.commit()
-    made.close()
+    made = Shard(tmp_path / "state" / "shards" / "0", wall=time.time)
+    with made:
+        rows = [encode(m, made.files.folder, 65536) for m in (message(IDS[0], Tag.REQUIRED), message(IDS[1]))]
+        assert made.apply([Accept(tuple(rows))]) == [None]
     return made
 
 
