@@ -16,7 +16,8 @@ from requiretls_mta.message.address import parse_mailbox
 from requiretls_mta.message.content import Content
 from requiretls_mta.message.envelope import Envelope, Recipient, Tag
 from requiretls_mta.message.stored import BytesBody, Message
-from requiretls_mta.queue.shard import Accept, Shard, encode
+from requiretls_mta.queue.changes import Accept, encode
+from requiretls_mta.queue.shard import Shard
 
 ROOT = Path(__file__).parents[2]
 IDS = ("0000000000000001", "0000000000000002")
