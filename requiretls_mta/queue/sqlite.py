@@ -169,6 +169,10 @@ class SQLiteStore:
         """At most `limit` messages with due recipients (not held, not leased), the longest due first."""
         return self._writing.submit(lambda: self._shard.claim(limit, now))
 
+    def release(self, message_ids: Sequence[str]) -> Deferred[None]:
+        """Give back leases of which nothing was attempted; their messages can be claimed again."""
+        return self._writing.submit(lambda: self._shard.release(message_ids))
+
     def settle(self, settlements: Sequence[Settlement]) -> Deferred[None]:
         """Recipient states and offspring of each lease, in one transaction; messages all settled are removed.
 

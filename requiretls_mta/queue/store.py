@@ -117,6 +117,9 @@ class IQueueStore(Interface):
     def claim(limit: int, now: float) -> Deferred[tuple[Lease, ...]]:
         """At most `limit` messages with due recipients (not held, not leased), the longest due first."""
 
+    def release(message_ids: Sequence[str]) -> Deferred[None]:
+        """Give back leases of which nothing was attempted; their messages can be claimed again."""
+
     def settle(settlements: Sequence[Settlement]) -> Deferred[None]:
         """Recipient states and offspring of each lease, in one transaction; messages all settled are removed."""
 

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from requiretls_mta.message.envelope import Recipient
 from requiretls_mta.message.outcome import Deferred as Postponed
-from requiretls_mta.message.outcome import Delivered, Failed, Outcome
+from requiretls_mta.message.outcome import Delivered, Failed, Outcome, Step
 from requiretls_mta.message.ports import Events, Transport
 from requiretls_mta.message.reply import Reply
 from requiretls_mta.message.stored import Message
@@ -50,6 +50,10 @@ class ScheduleSettings:
     retry: RetrySettings = attrs.field(factory=RetrySettings)
     leases: int = 2000
     """Messages held in memory at once; the others wait in the store."""
+    share: int = 500
+    """Of these, those that wait for one destination; what comes on top is parked by its id alone."""
+    parked: int = 10_000
+    """Ids parked in all; beyond it nothing more is claimed."""
     claim: int = 200
     """Messages asked of the store at once."""
     idle_check: float = 60.0
@@ -70,10 +74,12 @@ class _Attempt:
 class _Destination:
     """Groups that wait for one key, and how many of its attempts run."""
 
-    __slots__ = ("running", "waiting")
+    __slots__ = ("parked", "running", "waiting")
 
     def __init__(self) -> None:
         self.running = 0
+        self.parked: deque[str] = deque()
+        """Ids of leased messages that are not in memory, for others would find no room."""
         self.waiting: deque[tuple[_Attempt, Way, list[Entry]]] = deque()
 
 
@@ -104,6 +110,7 @@ class Schedule:
         self._rng = rng or random.SystemRandom()
         self._destinations: dict[str, _Destination] = {}
         self._leases = 0
+        self._parked = 0
         self._claiming = False
         self._again = False
         self._running = False
@@ -117,7 +124,8 @@ class Schedule:
     @property
     def has_room(self) -> bool:
         """Whether fresh leases can be taken."""
-        return self._running and self._leases < self._settings().leases
+        settings = self._settings()
+        return self._running and self._leases < settings.leases and self._parked < settings.parked
 
     def start(self) -> None:
         """Begin with what the store holds."""
@@ -161,7 +169,7 @@ class Schedule:
     async def _claim(self) -> None:
         settings = self._settings()
         room = min(settings.claim, settings.leases - self._leases)
-        if room <= 0:
+        if room <= 0 or self._parked >= settings.parked:
             return
         leases = await self._store.claim(room, self._wall())
         if self._running:
@@ -207,6 +215,14 @@ class Schedule:
         for entry in lease.entries:
             way = self._choose(entry.recipient)
             groups.setdefault(way.key, (way, []))[1].append(entry)
+        if len(groups) == 1:
+            (key,) = groups
+            destination = self._destinations.get(key)
+            if destination is not None and len(destination.waiting) >= self._settings().share:
+                destination.parked.append(lease.message.id)
+                self._parked += 1
+                self._leases -= 1
+                return
         attempt.left = len(groups)
         for way, entries in groups.values():
             destination = self._destinations.setdefault(way.key, _Destination())
@@ -219,15 +235,28 @@ class Schedule:
         destination.running += 1
         work = maybeDeferred(way.transport.deliver, attempt.lease.message, [entry.recipient for entry in entries])
         work.addCallbacks(
-            lambda outcomes: self._attempted(attempt, entries, outcomes),
+            lambda outcomes: self._attempted(way.key, attempt, entries, outcomes),
             lambda failure: self._broke(attempt, entries, failure),
         )
         work.addBoth(lambda _: self._freed(way.key, destination))
 
-    def _attempted(self, attempt: _Attempt, entries: list[Entry], outcomes: Sequence[Outcome]) -> None:
+    def _attempted(self, key: str, attempt: _Attempt, entries: list[Entry], outcomes: Sequence[Outcome]) -> None:
         for entry, outcome in zip(entries, outcomes, strict=True):
             attempt.outcomes[entry.number] = outcome
+        if all(_is_unreachable(outcome) for outcome in outcomes):
+            self._share_fate(key, outcomes[0])
         self._group_done(attempt)
+
+    def _share_fate(self, key: str, outcome: Outcome) -> None:
+        """Nobody there answers: those that wait for the same are not kept waiting to find that out one by one."""
+        destination = self._destinations.get(key)
+        waiting = list(destination.waiting) if destination else []
+        if destination:
+            destination.waiting.clear()
+        for attempt, _, entries in waiting:
+            for entry in entries:
+                attempt.outcomes[entry.number] = attrs.evolve(outcome, recipient=entry.recipient)
+            self._group_done(attempt)
 
     def _broke(self, attempt: _Attempt, entries: list[Entry], failure: Failure) -> None:
         self._log.failure("an attempt broke off", failure)
@@ -240,8 +269,19 @@ class Schedule:
         destination.running -= 1
         if destination.waiting:
             self._run(destination, *destination.waiting.popleft())
-        elif not destination.running:
+        if destination.parked and len(destination.waiting) < self._settings().share // 2:
+            self._unpark(destination)
+        elif not destination.waiting and not destination.running:
             self._destinations.pop(key, None)
+
+    def _unpark(self, destination: _Destination) -> None:
+        """There is room again: the oldest parked messages may be claimed anew."""
+        count = min(len(destination.parked), self._settings().share)
+        released = self._store.release([destination.parked.popleft() for _ in range(count)])
+        self._parked -= count
+        released.addCallbacks(
+            lambda _: self.wake(), lambda failure: self._log.failure("leases cannot be given back", failure)
+        )
 
     def _group_done(self, attempt: _Attempt) -> None:
         attempt.left -= 1
@@ -347,4 +387,14 @@ def _expired(outcome: Postponed) -> Failed:
         host=outcome.host,
         security=outcome.security,
         causes=outcome.causes,
+    )
+
+
+def _is_unreachable(outcome: Outcome) -> bool:
+    """Whether no host of the destination could even be connected to."""
+    causes = outcome.causes
+    return (
+        isinstance(outcome, Postponed)
+        and bool(causes)
+        and all(cause.step is Step.CONNECT and cause.reply is None for cause in causes)
     )

@@ -67,6 +67,10 @@ class MemoryStore:
                 found.append(Lease(message=message, entries=due))
         return succeed(tuple(found))
 
+    def release(self, message_ids):
+        self.leased -= set(message_ids)
+        return succeed(None)
+
     def settle(self, settlements):
         import attrs
 

@@ -12,8 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from requiretls_mta.message.address import Address
 from requiretls_mta.message.content import Content
 from requiretls_mta.message.envelope import Envelope, Recipient, Tag
+from requiretls_mta.message.outcome import Cause, Delivered, Failed, Step
 from requiretls_mta.message.outcome import Deferred as Postponed
-from requiretls_mta.message.outcome import Delivered, Failed
 from requiretls_mta.message.reply import Reply
 from requiretls_mta.message.stored import BytesBody, Message
 from requiretls_mta.relay.retry import RetrySettings, lifetime_of, next_attempt
@@ -193,6 +193,39 @@ def test_the_work_in_hand_is_bounded():
     transport.finish()
     bench.turn()
     assert len(transport.calls) == 4
+
+
+def unreachable(recipients):
+    cause = Cause(host="mx", step=Step.CONNECT, detail="connection refused", temporary=True)
+    return [Postponed(recipient=r, reply=LATER, causes=(cause,)) for r in recipients]
+
+
+def test_one_destination_does_not_take_all_the_room():
+    """Beyond its share messages are parked by their ids; others find room; the parked ones come when there is room."""
+    transport = Scripted()
+    bench = Bench(transport, concurrency=1, leases=10, share=4)
+    bench.schedule.start()
+    bench.submit(*(message(n) for n in range(30)))
+    bench.submit(message(90, ["r@other.test"]))
+    assert [call[0][-2:] for call in transport.calls] == ["00", "90"]
+    while transport.waiting:
+        transport.finish()
+        bench.turn()
+    assert bench.store.messages == {}
+    assert bench.schedule._parked == bench.schedule._leases == 0
+
+
+def test_those_that_wait_for_a_dead_destination_share_its_fate():
+    """One refused connection answers for all that wait; each is deferred with its reason."""
+    transport = Scripted()
+    bench = Bench(transport, concurrency=1)
+    bench.schedule.start()
+    bench.submit(*(message(n) for n in range(5)))
+    done, recipients = transport.waiting.pop()
+    done.callback(unreachable(recipients))
+    bench.turn()
+    assert len(transport.calls) == 1
+    assert len(bench.events.of("deferred")) == 5
 
 
 def test_stopping_waits_for_running_attempts_only():
