@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import unicodedata
 
 import attrs
 import idna
 
 _ATEXT = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~\-"
-_DOT_STRING = re.compile(rf"[{_ATEXT}\u0080-\U0010ffff]+(?:\.[{_ATEXT}\u0080-\U0010ffff]+)*\Z")
-_QUOTED = re.compile(r'"((?:[ !#-\[\]-~\u0080-\U0010ffff]|\\[ -~])*)"\Z')
+# RFC 6531 3.3 takes all of UTF-8. The C1 controls are of no use in a name, and surrogates are no UTF-8.
+_UTF8 = r"\u00a0-\ud7ff\ue000-\U0010ffff"
+_DOT_STRING = re.compile(rf"[{_ATEXT}{_UTF8}]+(?:\.[{_ATEXT}{_UTF8}]+)*\Z")
+_QUOTED = re.compile(rf'"((?:[ !#-\[\]-~{_UTF8}]|\\[ -~])*)"\Z')
 # Underscores are no letters of RFC 5321's sub-domain, but of many a host's name; Postfix takes them as well.
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\Z")
 
@@ -57,8 +60,9 @@ class Address:
 
     @property
     def key(self) -> str:
-        """What is compared: local part without case, domain as A-labels in lower case."""
-        return f"{self.local.casefold()}@{ascii_domain(self.domain)}"
+        """What is compared: local part without case and in NFC, domain as A-labels in lower case."""
+        local = self.local.lower() if self.local.isascii() else _folded(self.local)
+        return f"{local}@{ascii_domain(self.domain)}"
 
 
 def parse_mailbox(text: str, *, utf8: bool = False, bare: bool = False) -> Address:
@@ -85,12 +89,8 @@ def check_domain(domain: str) -> None:
     if domain.startswith("["):
         literal_address(domain)
         return
-    try:
-        ascii_form = ascii_domain(domain)
-    except AddressError:
-        raise
-    labels = ascii_form.split(".")
-    if len(ascii_form) > DOMAIN_LIMIT or not all(_LABEL.match(label) for label in labels):
+    ascii_form = ascii_domain(domain)
+    if len(ascii_form) > DOMAIN_LIMIT or not all(_LABEL.match(label) for label in ascii_form.split(".")):
         raise AddressError("the domain is not a host name of letters, digits and hyphens between dots")
 
 
@@ -98,6 +98,8 @@ def ascii_domain(domain: str) -> str:
     """The domain as A-labels in lower case (RFC 5890); raises `AddressError` when it has none."""
     if domain.isascii():
         return domain.lower()
+    if len(domain) > DOMAIN_LIMIT:
+        raise AddressError(f"the domain has more than {DOMAIN_LIMIT} characters")
     try:
         return idna.encode(domain, uts46=True).decode("ascii").lower()
     except (idna.IDNAError, UnicodeError) as error:
@@ -136,6 +138,11 @@ def _read_local(text: str) -> str:
     if not local or len(local.encode("utf-8", "surrogatepass")) > LOCAL_LIMIT:
         raise AddressError(f"the local part must have 1 to {LOCAL_LIMIT} octets")
     return local
+
+
+def _folded(local: str) -> str:
+    """Canonical caseless matching (Unicode 3.13, D145), written in NFC as RFC 6532 3.1 wants it."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", local).casefold())
 
 
 def _quote(local: str) -> str:

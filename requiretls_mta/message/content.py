@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import attrs
 
+_CRLF = b"\r\n"
+_DOT = b"\r\n."
+_EMPTY = b"\r\n\r\n"
+_HALF_EMPTY = b"\r\n\r"
+
 
 @attrs.frozen(kw_only=True)
 class Content:
@@ -16,7 +21,7 @@ class Content:
     eight_bit_header: bool = False
     eight_bit_body: bool = False
     longest_line: int = 0
-    """Octets of the longest line without its CRLF."""
+    """Octets of the longest line without its CRLF; 0 where nobody counted."""
     dot_at_line_start: bool = False
     """Whether some line starts with a dot: only then does sending by DATA need stuffing."""
 
@@ -37,29 +42,40 @@ class ContentScanner:
 
     def __init__(self, header_limit: int) -> None:
         self._limit = header_limit
-        self._head: bytearray | None = bytearray()
+        self._head = bytearray()
         self._body_start = -1
         self._eight_header = False
         self._eight_body = False
         self._dot = False
-        self._tail = b"\r\n"
+        # The last octets seen. As if the message stood behind a CRLF: its first line is a line like any other.
+        self._tail = _CRLF
         self.size = 0
 
     @property
     def header_too_long(self) -> bool:
         """Whether the header section has already outgrown its limit."""
-        return (self._body_start < 0 and self.size > self._limit) or self._body_start > self._limit
+        if self._body_start >= 0:
+            return self._body_start > self._limit
+        # A CR behind a whole line may be half of the empty line, which is not the header's any more.
+        return self.size - (self._tail == _HALF_EMPTY) > self._limit
+
+    @property
+    def header(self) -> bytes:
+        """The header section with its last CRLF, at most the limit's number of octets."""
+        return bytes(self._head if self._body_start < 0 else self._head[: self._body_start])
 
     def feed(self, chunk: bytes) -> None:
         """Take the next octets of the message."""
         if not chunk:
             return
-        in_body = chunk
-        if self._body_start < 0:
-            in_body = self._feed_header(chunk)
-        if in_body and not self._eight_body and not in_body.isascii():
+        # Whatever began in an earlier chunk ends in here.
+        edge = self._tail + chunk[:3]
+        if not self._dot and (_DOT in edge or _DOT in chunk):
+            self._dot = True
+        body = chunk if self._body_start >= 0 else self._feed_header(chunk, edge)
+        if not self._eight_body and not body.isascii():
             self._eight_body = True
-        self._watch_dots(chunk)
+        self._tail = chunk[-3:] if len(chunk) > 2 else edge[-3:]
         self.size += len(chunk)
 
     def finish(self) -> Content:
@@ -72,42 +88,19 @@ class ContentScanner:
             dot_at_line_start=self._dot,
         )
 
-    @property
-    def header(self) -> bytes:
-        """The header section with its last CRLF, at most the limit's number of octets."""
-        head = self._head if self._head is not None else b""
-        end = self._body_start if self._body_start >= 0 else len(head)
-        return bytes(head[: min(end, self._limit)])
-
-    def _feed_header(self, chunk: bytes) -> bytes:
+    def _feed_header(self, chunk: bytes, edge: bytes) -> bytes:
         """Collect header octets; return the part of the chunk that is body."""
-        assert self._head is not None
-        before = self.size
-        # A message that starts with CRLF has an empty header section.
-        if before < 2 and (bytes(self._head[:2]) + chunk)[:2] == b"\r\n":
-            self._body_start = 0
-            return chunk
-        room = self._limit + 4 - len(self._head)
-        overlap = bytes(self._tail[-3:]) if before else b""
-        found = (overlap + chunk).find(b"\r\n\r\n")
-        if found < 0:
-            self._note_header(chunk, room)
-            return b""
-        header_end = before - len(overlap) + found + 2
-        self._body_start = header_end
-        cut = header_end - before
-        self._note_header(chunk[: max(cut, 0)], room)
-        return chunk[max(cut, 0) :]
-
-    def _note_header(self, part: bytes, room: int) -> None:
-        assert self._head is not None
+        in_edge = edge.find(_EMPTY)
+        at = in_edge - len(self._tail) if in_edge >= 0 else chunk.find(_EMPTY)
+        part, rest = chunk, b""
+        if in_edge >= 0 or at >= 0:
+            # The header ends behind the first CRLF of the two, which may lie in an earlier chunk.
+            self._body_start = self.size + at + 2
+            cut = max(at + 2, 0)
+            part, rest = chunk[:cut], chunk[cut:]
+        room = self._limit - len(self._head)
         if room > 0:
             self._head += part[:room]
         if not part.isascii():
             self._eight_header = True
-
-    def _watch_dots(self, chunk: bytes) -> None:
-        joined = self._tail + chunk
-        if not self._dot and b"\r\n." in joined:
-            self._dot = True
-        self._tail = joined[-3:]
+        return rest

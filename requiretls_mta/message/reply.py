@@ -67,7 +67,7 @@ def parse_reply(code: int, lines: list[bytes]) -> Reply:
     found = _ENHANCED.match(texts[-1]) if texts else None
     enhanced = found.group(1) if found and found.group(1)[0] == str(code)[0] else None
     if enhanced:
-        texts = [text.removeprefix(enhanced).removeprefix(" ") for text in texts]
+        texts = [text[len(enhanced) + 1 :] if f"{text} ".startswith(f"{enhanced} ") else text for text in texts]
     return Reply(code, enhanced, quote("\n".join(texts), breaks=True))
 
 

@@ -55,21 +55,30 @@ class Message:
     @property
     def size(self) -> int:
         """Octets that go out."""
-        return len(self.prepend) + self.body.size - sum(end - start for start, end in self.cuts)
+        if not self.cuts:
+            return len(self.prepend) + self.body.size
+        return len(self.prepend) + sum(end - start for start, end in self._kept(self.cuts))
 
     def header(self) -> bytes:
         """The header section as received, with its last CRLF."""
-        return self.body.read(0, self.content.header_end)
+        return b"".join(self._span(0, self.content.header_end))
 
     def pieces(self, extra_cuts: tuple[tuple[int, int], ...] = ()) -> Iterator[bytes]:
         """The octets that go out, in pieces of at most `CHUNK`; `extra_cuts` leaves out more of the header."""
         if self.prepend:
             yield self.prepend
+        for start, end in self._kept(self.cuts + extra_cuts):
+            yield from self._span(start, end)
+
+    def _kept(self, cuts: tuple[tuple[int, int], ...]) -> Iterator[tuple[int, int]]:
+        """The ranges of the body between the cuts."""
         at = 0
-        for start, end in sorted(self.cuts + extra_cuts):
-            yield from self._span(at, start)
+        for start, end in sorted(cuts):
+            if start > at:
+                yield at, start
             at = max(at, end)
-        yield from self._span(at, self.body.size)
+        if at < self.body.size:
+            yield at, self.body.size
 
     def _span(self, start: int, end: int) -> Iterator[bytes]:
         while start < end:
