@@ -12,7 +12,8 @@ import itertools
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
 from requiretls_mta.message import header
-from requiretls_mta.message.address import Address, AddressError, ascii_domain, names_mailbox
+from requiretls_mta.message.address import Address, AddressError, ascii_domain, check_domain, names_mailbox
 from requiretls_mta.message.envelope import Recipient
 from requiretls_mta.message.outcome import Deferred as Postponed
 from requiretls_mta.message.outcome import Delivered, Failed, Outcome
@@ -54,14 +55,14 @@ class MaildirSettings:
 
     def folder(self, address: Address) -> Path | None:
         """The Maildir of an address, or None when its local part can name none."""
-        local = address.local.lower()
+        # NFC: two spellings that nobody can tell apart are one mailbox.
+        local = unicodedata.normalize("NFC", address.local.lower())
         if not names_mailbox(local):
             return None
         try:
+            check_domain(address.domain)
             domain = ascii_domain(address.domain)
         except AddressError:
-            return None
-        if not domain or "/" in domain or domain.startswith("."):
             return None
         values = {"domain": domain, "local": local, "user": local}
         return Path(_PLACE.sub(lambda match: values[match.group(1)], self.pattern))
@@ -116,7 +117,9 @@ class MaildirTransport:
             os.link(temporary, final)
             _sync(folder / "new")
         finally:
-            temporary.unlink()
+            # What stays there is no message, and readers of Maildirs sweep it away.
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
 
 def _octets(message: Message) -> Iterator[bytes]:
@@ -124,8 +127,13 @@ def _octets(message: Message) -> Iterator[bytes]:
     yield f"Return-Path: <{sender if sender else ''}>\n".encode()
     # RFC 5321 4.4: the one that came along is not ours.
     cuts = tuple((f.start, f.end) for f in header.fields(message.header()) if f.name == b"return-path")
+    yield from with_lf(message.pieces(cuts))
+
+
+def with_lf(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The octets with each CRLF as LF; a CRLF may lie on the border of two pieces."""
     held = b""
-    for piece in message.pieces(cuts):
+    for piece in pieces:
         joined = held + piece
         held = b"\r" if joined.endswith(b"\r") else b""
         yield (joined[:-1] if held else joined).replace(b"\r\n", b"\n")
@@ -134,9 +142,8 @@ def _octets(message: Message) -> Iterator[bytes]:
 
 
 def _make_maildir(folder: Path) -> None:
-    for part in ("cur", "tmp", "new"):  # new last: where it is, the others are
-        if not (folder / "new").is_dir():
-            _make_folder(folder / part)
+    for part in ("cur", "tmp", "new"):
+        _make_folder(folder / part)
 
 
 def _make_folder(folder: Path) -> None:

@@ -1,14 +1,20 @@
 """Maildirs on a real disk: what a delivered file holds, where it is, and what troubles come to."""
 
 import errno
+import mailbox
 import os
+import queue
 import stat
+import threading
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet import reactor
 from twisted.python.threadpool import ThreadPool
 
-from requiretls_mta.delivery.maildir import MaildirSettings, MaildirTransport, PatternError
+from requiretls_mta.delivery.maildir import MaildirSettings, MaildirTransport, PatternError, with_lf
 from requiretls_mta.message.address import Address
 from requiretls_mta.message.content import ContentScanner
 from requiretls_mta.message.envelope import Envelope, Recipient
@@ -111,6 +117,100 @@ def test_a_body_that_is_gone_is_an_error_not_a_short_message(tmp_path):
     with pytest.raises(EOFError):
         deliver(tmp_path, message(body=Short()), "a@ex.test")
     assert list((tmp_path / "ex.test/a/new").iterdir()) == []
+
+
+def test_what_cannot_be_swept_up_is_delivered_all_the_same(tmp_path, monkeypatch):
+    """Once the file is in new/ nothing may make it be delivered again."""
+
+    def refuse(path, missing_ok=False):
+        raise PermissionError(errno.EACCES, "no")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    (got,) = deliver(tmp_path, message(), "a@ex.test")
+    assert isinstance(got, Delivered)
+
+
+def test_a_mailbox_that_lost_a_folder_gets_it_again(tmp_path):
+    """Somebody tidied up: `new` is there and `tmp` is not."""
+    (tmp_path / "ex.test/a/new").mkdir(parents=True)
+    (got,) = deliver(tmp_path, message(), "a@ex.test")
+    assert isinstance(got, Delivered)
+
+
+@pytest.mark.parametrize(
+    ("address", "folder"),
+    [
+        (Address("A", "Ex.Test"), "ex.test/a"),
+        (Address("a b", "ex.test"), "ex.test/a b"),
+        (Address("a+b", "bücher.test"), "xn--bcher-kva.test/a+b"),
+        (Address("Mu\u0308ller", "ex.test"), "ex.test/m\u00fcller"),
+        (Address("a", "[IPv6:2001:DB8::1]"), "[ipv6:2001:db8::1]/a"),
+        (Address("a..", "ex.test"), "ex.test/a.."),
+        (Address("a", ".."), None),
+        (Address("a", ".ex.test"), None),
+        (Address("a", "ex/../test"), None),
+        (Address("a", ""), None),
+        (Address("a", "ex\0.test"), None),
+        (Address("..", "ex.test"), None),
+        (Address("a", "[../x]"), None),
+    ],
+)
+def test_where_a_mailbox_is(address, folder):
+    """Lower case, A-labels, NFC; and whatever an address came to hold, never above the root."""
+    got = MaildirSettings("/mail/{domain}/{local}").folder(address)
+    assert got == (Path("/mail") / folder if folder else None)
+    assert MaildirSettings("/mail/x-{user}/{domain}.d").folder(Address("B", "ex.test")) == Path("/mail/x-b/ex.test.d")
+
+
+def test_a_reader_of_maildirs_finds_the_messages(tmp_path):
+    """Python's mailbox module reads what many deliveries of the same microsecond have left."""
+    settings = MaildirSettings(f"{tmp_path}/{{domain}}/{{local}}")
+    transport = MaildirTransport(reactor, ThreadPool(0, 1), lambda: settings, lambda: 1_700_000_000.5)
+    recipient = Recipient(Address("a", "ex.test"))
+    for number in range(20):
+        transport._deliver(message(b"Subject: %d\r\n\r\nbody\r\n" % number), [recipient], settings)
+    found = mailbox.Maildir(tmp_path / "ex.test/a", create=False)
+    assert sorted(int(m["Subject"]) for m in found) == list(range(20))
+    assert all(m["Return-Path"] == "<>" and m.get_payload() == "body\n" for m in found)
+
+
+def test_disks_are_waited_for_in_the_pool_not_in_the_reactor(tmp_path):
+    """The caller has its Deferred before anything is written, and one outcome per recipient, in their order."""
+    pool = ThreadPool(1, 1)
+    pool.start()
+    try:
+        calls = queue.SimpleQueue()
+
+        class Turn:
+            callFromThread = staticmethod(lambda call, *arguments: calls.put((call, arguments)))
+
+        settings = MaildirSettings(f"{tmp_path}/{{domain}}/{{local}}")
+        transport = MaildirTransport(Turn, pool, lambda: settings, lambda: 1_700_000_000.0)
+        threads = set()
+        transport._write = lambda *arguments: threads.add(threading.get_ident())
+        recipients = [Recipient(Address(local, "ex.test")) for local in ("a", "/", "b")]
+        results = []
+        transport.deliver(message(), recipients).addCallback(results.append)
+        assert results == []
+        call, arguments = calls.get(timeout=10)
+        call(*arguments)
+        assert [type(outcome) for outcome in results[0]] == [Delivered, Failed, Delivered]
+        assert [outcome.recipient for outcome in results[0]] == recipients
+        assert threads and threading.get_ident() not in threads
+    finally:
+        pool.stop()
+
+
+@given(
+    st.lists(st.sampled_from([b"\r\n", b"\r", b"\n", b"x", b"", b"\r\n\r\n", b"Return-Path: y\r\n"]), max_size=12),
+    st.data(),
+)
+def test_line_ends_wherever_the_pieces_end(parts, data):
+    """CRLF becomes LF, and no other octet is touched, however the body is cut into pieces."""
+    octets = b"".join(parts)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(octets)), max_size=5)))
+    pieces = [octets[a:b] for a, b in zip([0, *cuts], [*cuts, len(octets)], strict=True)]
+    assert b"".join(with_lf(pieces)) == octets.replace(b"\r\n", b"\n")
 
 
 @pytest.mark.parametrize("pattern", ["relative/{local}", "/x/{name}", "/x/{local", "/x/../{local}"])
