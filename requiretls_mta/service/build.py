@@ -245,10 +245,10 @@ class _House:
         self.config = attrs.evolve(self.config, tls=config.tls)
 
     async def _closed(self) -> None:
-        await self.control.stop()
+        self.manager.close()
+        self.users.stop()
         if self.mailbox_pool.started:
             self.mailbox_pool.stop()
-        self.users.stop()
-        self.manager.close()
+        await self.control.stop()
         if isinstance(self.resolver, StubResolver):
             await self.resolver.close()

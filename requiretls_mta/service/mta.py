@@ -57,6 +57,8 @@ class MTA(Service):
         self._opening: Deferred[None] | None = None
         self._open = False
         self._bound = False
+        self.is_accepting = False
+        """Whether the store is open and the listeners take connections."""
         self.reread: Callable[[], Config] = _nothing_to_read
         """Reads the configuration again, for whoever asks through the control socket."""
         self.on_fatal: Callable[[Failure], None] = lambda _: None
@@ -102,12 +104,14 @@ class MTA(Service):
         await maybeDeferred(self._parts.started)
         if self.running:
             self._parts.listeners.accept()
+            self.is_accepting = True
 
     def _fatal(self, failure: Failure) -> None:
         self._log.failure("the service cannot start", failure)
         self.on_fatal(failure)
 
     async def _end(self) -> None:
+        self.is_accepting = False
         if self._opening is not None:
             await self._opening
         # Whoever is behind the final dot is waited for: breaking off would deliver twice.
@@ -115,11 +119,15 @@ class MTA(Service):
         outgoing = maybeDeferred(self._parts.drain)
         for work in (incoming, outgoing):
             work.addTimeout(GRACE, self._reactor, onTimeoutCancel=lambda _, __: None)
-        await incoming
-        await outgoing
-        await maybeDeferred(self._parts.closed)
-        if self._open:
-            await self._parts.store.close()
+        for step in (lambda: incoming, lambda: outgoing, self._parts.closed, self._close_store):
+            try:
+                await maybeDeferred(step)
+            except Exception:
+                # What one part could not end must not keep the others, least of all the store, from ending.
+                self._log.failure("a part of the service did not stop as it should")
+
+    def _close_store(self) -> Deferred[None] | None:
+        return self._parts.store.close() if self._open else None
 
 
 def _nothing_to_read() -> Config:
