@@ -18,15 +18,20 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 
 Job = TypeVar("Job")
+After = Callable[[Any, bool], None]
+"""Told a job's result, and whether somebody still waits for it."""
 
-_PATIENCE = 0.001
+_PATIENCE = 0.0005
 """Seconds before the reactor thread first pauses for a group."""
-_EVERY = 0.0005
+_EVERY = 0.0002
 _PAUSE = 50e-6
 
 
 class LaneClosed(Exception):
     """The store was closed; nothing more is done."""
+
+
+_Submitted = tuple[Job, Deferred[Any], After | None]
 
 
 class Lane(Generic[Job]):
@@ -38,8 +43,8 @@ class Lane(Generic[Job]):
     def __init__(self, reactor: Any, name: str, work: Callable[[Sequence[Job]], Sequence[Any]]) -> None:
         self._reactor = reactor
         self._work = work
-        self._groups: SimpleQueue[list[tuple[Job, Deferred[Any]]] | None] = SimpleQueue()
-        self._waiting: list[tuple[Job, Deferred[Any]]] = []
+        self._groups: SimpleQueue[list[_Submitted[Job]] | None] = SimpleQueue()
+        self._waiting: list[_Submitted[Job]] = []
         self._busy = False
         self._closing: Deferred[None] | None = None
         self._pause: IDelayedCall | None = None
@@ -49,13 +54,16 @@ class Lane(Generic[Job]):
         """Start the thread."""
         self._thread.start()
 
-    def submit(self, job: Job) -> Deferred[Any]:
-        """The job's result, on the reactor thread; fails with `LaneClosed` after `stop`."""
+    def submit(self, job: Job, after: After | None = None) -> Deferred[Any]:
+        """The job's result, on the reactor thread; fails with `LaneClosed` after `stop`.
+
+        To cancel the Deferred is not to wait any more; the job is done all the same. `after` is called before it fires.
+        """
         done: Deferred[Any] = Deferred()
         if self._closing is not None:
-            done.errback(LaneClosed())
+            _tell((job, done, after), LaneClosed("the queue is closed"))
             return done
-        self._waiting.append((job, done))
+        self._waiting.append((job, done, after))
         if len(self._waiting) == 1 and not self._busy:
             # What else comes in this turn of the reactor shares the group.
             self._reactor.callLater(0, self._flush)
@@ -84,7 +92,7 @@ class Lane(Generic[Job]):
     def _run(self) -> None:
         while (group := self._groups.get()) is not None:
             try:
-                results = self._work([job for job, _ in group])
+                results = self._work([job for job, _, _ in group])
             except Exception as error:
                 results = [error] * len(group)
             self._reactor.callFromThread(self._done, group, results)
@@ -92,17 +100,14 @@ class Lane(Generic[Job]):
             del group, results
         self._reactor.callFromThread(self._ended)
 
-    def _done(self, group: list[tuple[Job, Deferred[Any]]], results: Sequence[Any]) -> None:
+    def _done(self, group: list[_Submitted[Job]], results: Sequence[Any]) -> None:
         self._busy = False
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None
         self._flush()
-        for (_, done), result in zip(group, results, strict=True):
-            if isinstance(result, Exception):
-                done.errback(result)
-            else:
-                done.callback(result)
+        for submitted, result in zip(group, results, strict=True):
+            _tell(submitted, result)
         self._end()
 
     def _end(self) -> None:
@@ -113,3 +118,13 @@ class Lane(Generic[Job]):
         self._thread.join()
         assert self._closing is not None
         self._closing.callback(None)
+
+
+def _tell(submitted: _Submitted[Any], result: Any) -> None:
+    _, done, after = submitted
+    if after is not None:
+        after(result, not done.called)
+    if isinstance(result, Exception):
+        done.errback(result)
+    else:
+        done.callback(result)

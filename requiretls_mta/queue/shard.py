@@ -8,6 +8,7 @@ The store runs it in a thread of its own; the tool, when no service runs, uses i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -83,7 +84,11 @@ class Shard:
             # SQLite gives its other files the mode of this one.
             os.close(files.private_file(self.path, os.O_RDWR))
             self._db = tables.connect(self.path)
-            self._begin()
+            try:
+                self._begin()
+            except BaseException:
+                self._db.close()
+                raise
         except sqlite3.Error as error:
             self._unlock()
             raise self._trouble(error) from error
@@ -94,11 +99,14 @@ class Shard:
     def close(self) -> None:
         """Let go of everything; leases end."""
         self._leased.clear()
-        with self._transaction():
-            self._keep("tick", self._ids.last)
-            self._keep("wall", codec.write_time(self._latest))
-        self._db.close()
-        self._unlock()
+        try:
+            # On a full disk this fails and is not missed: it only keeps ids in order when the clock is set back.
+            with contextlib.suppress(sqlite3.Error), self._transaction():
+                self._keep("tick", self._ids.last)
+                self._keep("wall", codec.write_time(self._latest))
+        finally:
+            self._db.close()
+            self._unlock()
 
     def _begin(self) -> None:
         db = self._db
@@ -109,8 +117,11 @@ class Shard:
         db.execute("PRAGMA wal_autocheckpoint = 2000").fetchall()
         migrate(db, str(self.path))
         meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
-        newest, self._seq = db.execute("SELECT max(id), coalesce(max(seq), 0) FROM message").fetchall()[0]
-        self._seq = max(self._seq, db.execute("SELECT coalesce(max(message), 0) FROM body").fetchall()[0][0])
+        # Each maximum in a query of its own: only then does it come from the index.
+        newest, message, body = db.execute(
+            "SELECT (SELECT max(id) FROM message), (SELECT max(seq) FROM message), (SELECT max(message) FROM body)"
+        ).fetchall()[0]
+        self._seq = max(message or 0, body or 0)
         epoch = (meta.get("epoch", secrets.randbelow(EPOCHS)) + 1) % EPOCHS
         with self._transaction():
             self._keep("epoch", epoch)

@@ -138,13 +138,16 @@ class SQLiteStore:
         spools = [spool for message in messages if (spool := self._spools.get(message.id)) is not None]
         for spool in spools:
             spool.accepting()
-        durable = False
-        try:
-            await self._writing.submit(job)
-            durable = True
-        finally:
+
+        def after(result: Any, wanted: bool) -> None:
+            # Whoever gave up waiting may have aborted the body; the tables alone say whose it is.
+            durable = not isinstance(result, Exception)
             for spool in spools:
                 spool.accepted(durable=durable)
+            if durable and lease and not wanted:
+                self._release(messages)
+
+        await self._writing.submit(job, after)
         return tuple(map(self._fresh, messages)) if lease else ()
 
     def _fresh(self, message: Message) -> Lease:
@@ -167,7 +170,17 @@ class SQLiteStore:
     # --- attempts -----------------------------------------------------------------------------------------------------
     def claim(self, limit: int, now: float) -> Deferred[tuple[Lease, ...]]:
         """At most `limit` messages with due recipients (not held, not leased), the longest due first."""
-        return self._writing.submit(lambda: self._shard.claim(limit, now))
+
+        def after(result: Any, wanted: bool) -> None:
+            if not wanted and not isinstance(result, Exception):
+                self._release([lease.message for lease in result])
+
+        return self._writing.submit(lambda: self._shard.claim(limit, now), after)
+
+    def _release(self, messages: Sequence[Message]) -> None:
+        """Nobody took these leases; the messages are due again."""
+        ids = [message.id for message in messages]
+        self._writing.submit(lambda: self._shard.release(ids)).addErrback(lambda _: None)
 
     def release(self, message_ids: Sequence[str]) -> Deferred[None]:
         """Give back leases of which nothing was attempted; their messages can be claimed again."""

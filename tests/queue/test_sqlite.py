@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from twisted.internet import reactor
-from twisted.internet.defer import gatherResults
+from twisted.internet.defer import CancelledError, gatherResults
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
@@ -253,6 +253,23 @@ class SQLiteStoreTests(StoreContract, TestCase):
         finally:
             busy = False
         assert time.perf_counter() - started < 5
+
+    async def test_who_gives_up_waiting_loses_nothing(self):
+        """A cancelled accept is stored, its aborted body too; its lease and a cancelled claim's are free again."""
+        store = await self.opened()
+        message_id = store.new_id()
+        writer = store.body(message_id)
+        writer.write(LARGE)
+        message = make_message(message_id, octets=LARGE, body=await writer.finish())
+        for begin in (lambda: store.accept([message], True), lambda: store.claim(10, NOW)):
+            work = begin()
+            work.cancel()
+            await self.assertFailure(work, CancelledError)
+            writer.abort()
+            await store.rows()
+            await store.next_due()
+        (lease,) = await store.claim(10, NOW)
+        assert lease.message.body.read(0, 1 << 20) == LARGE
 
     async def test_a_settlement_names_its_trouble(self):
         """NotLeased says which message."""
