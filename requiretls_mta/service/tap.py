@@ -70,6 +70,8 @@ class Process(MultiService):
         for name, address in self._mta.listeners.addresses:
             self._log.info("listen.{name} is bound to {address}", name=name, address=str(address))
         self._old_handler = signal.signal(signal.SIGHUP, self._hang_up)
+        # The reactor's own handler lets twistd die of the signal afterwards; a service that was stopped exits with 0.
+        self._reactor.callWhenRunning(signal.signal, signal.SIGTERM, self._terminate)
 
     def stopService(self) -> Any:
         """Give the signal back, and stop."""
@@ -81,6 +83,10 @@ class Process(MultiService):
     def _ensure_user(self) -> None:
         """The try-out's user, before the users are read."""
         self._password = ensure_user(self._config)
+
+    def _terminate(self, number: int, frame: Any) -> None:
+        self._log.info("SIGTERM: stopping")
+        self._reactor.callFromThread(self._reactor.stop)
 
     def _hang_up(self, number: int, frame: Any) -> None:
         self._reactor.callFromThread(self._reload)
