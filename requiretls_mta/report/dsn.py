@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import attrs
+from twisted.logger import Logger
 
 from requiretls_mta.message.content import ContentScanner
 from requiretls_mta.message.envelope import Envelope, Recipient, Tag
@@ -14,9 +15,10 @@ from requiretls_mta.message.stored import BytesBody, Message
 from requiretls_mta.message.trace import date_time
 from requiretls_mta.report.dsn_format import Report, redact_report, write_report
 
-WHOLE_LIMIT = 50_000
-"""Octets of a message that is returned whole; of a larger one only the header section comes back."""
+# The third is for a way back that was in trouble for as long as a protected report may wait (`requiretls.lifetime`):
+# RFC 8689 5 does not want it discarded for its protection.
 _NO_PROTECTED_WAY = frozenset({"5.7.10", "5.7.30", "5.4.7"})
+_NO_8BIT_WAY = frozenset({"5.6.3"})
 
 
 @attrs.frozen(kw_only=True)
@@ -30,6 +32,8 @@ class ReportSettings:
 
 class FailureReports:
     """What a message's failures give birth to. Called by the schedule within the settlement."""
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -65,7 +69,7 @@ class FailureReports:
                 original=message,
                 failed=wanted,
                 # RFC 8689 5: of a tagged message only the header section comes back, whatever RET says.
-                whole=not tagged and envelope.ret != "HDRS" and message.size <= WHOLE_LIMIT,
+                whole=not tagged and envelope.ret != "HDRS",
                 redacted=redacted,
             )
         )
@@ -73,15 +77,28 @@ class FailureReports:
         return (_message(report_id, octets, message, tag, now),)
 
     def _report_failed(self, message: Message, failed: Sequence[Failed]) -> tuple[Message, ...]:
-        """RFC 8689 5: a report must not be lost because the way back cannot protect it; it goes redacted instead."""
-        mode = self._settings().bounce
-        own = message.origin == "report" and message.envelope.tag is Tag.REQUIRED
-        hopeless = all(failure.reply.enhanced in _NO_PROTECTED_WAY for failure in failed)
-        if not (own and hopeless and mode == "requiretls-then-redacted"):
+        """RFC 8689 5: a report must not be lost because the way back cannot protect it; it goes redacted instead.
+
+        So does one that quotes a whole 8-bit message, where 8-bit does not pass. What is redacted is neither tagged nor
+        8-bit in its body: it has no further form.
+        """
+        if message.origin != "report" or not self._can_be_less(message, {failure.reply.enhanced for failure in failed}):
             self._discarded(message, "a report that cannot be delivered ends there")
             return ()
-        octets = redact_report(b"".join(message.pieces()))
-        return (_message(self._new_id(), octets, message, None, self._wall()),)
+        try:
+            octets = redact_report(b"".join(message.pieces()))
+        except (ValueError, OSError, EOFError) as error:
+            self._log.error("report {queue_id} cannot be redacted: {error}", queue_id=message.id, error=str(error))
+            self._discarded(message, "a report that cannot be delivered, nor redacted, ends there")
+            return ()
+        tag = None if message.envelope.tag is Tag.REQUIRED else message.envelope.tag
+        return (_message(self._new_id(), octets, message, tag, self._wall()),)
+
+    def _can_be_less(self, message: Message, why: set[str | None]) -> bool:
+        """Whether a redacted form of our report could get where this one did not."""
+        if message.envelope.tag is Tag.REQUIRED:
+            return why <= _NO_PROTECTED_WAY and self._settings().bounce != "requiretls-only"
+        return why <= _NO_8BIT_WAY and message.content.eight_bit_body
 
     def _discarded(self, message: Message, reason: str) -> None:
         self._events.emit("discarded", queue_id=message.id, reason=reason)
