@@ -174,10 +174,10 @@ class Recorder:
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection):
-        with connection:
+        with connection, contextlib.suppress(ConnectionError):
             connection.sendall(b"220 plain.test ESMTP\r\n")
             data = False
-            for line in _lines(connection):
+            for line in connection.makefile("rb"):
                 self.octets += line
                 if data:
                     data = line != b".\r\n"
@@ -194,11 +194,6 @@ class Recorder:
                     return
                 else:
                     connection.sendall(b"250 ok\r\n")
-
-
-def _lines(connection):
-    with contextlib.suppress(ConnectionError):
-        yield from connection.makefile("rb")
 
 
 def user_file(path, name, password):
