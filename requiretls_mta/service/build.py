@@ -214,18 +214,21 @@ class _House:
 
     def _load_tls(self, config: Config) -> server_tls.Loaded:
         tls = config.tls
+        now = datetime.datetime.fromtimestamp(self.wall(), datetime.UTC)
         if tls.certificate is not None and tls.key is not None:
             certificate: Path = tls.certificate
             key: Path = tls.key
         else:
-            now = datetime.datetime.fromtimestamp(self.wall(), datetime.UTC)
             folder = config.state / "tls"
             certificate, key = server_tls.private_files(folder, config.hostname, now)
             self._log.warn("no certificate is configured: {file} of a private CA is used", file=str(certificate))
         named = [
             server_tls.Named(names=frozenset(sni.names), certificate=sni.certificate, key=sni.key) for sni in tls.sni
         ]
-        return server_tls.load(certificate=certificate, key=key, minimum=tls.minimum, named=named)
+        loaded = server_tls.load(certificate=certificate, key=key, minimum=tls.minimum, named=named)
+        for warning in loaded.warnings(now):
+            self._log.warn("{warning}", warning=warning)
+        return loaded
 
     def _started(self) -> None:
         self.users.start()

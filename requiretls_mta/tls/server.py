@@ -10,9 +10,10 @@ from typing import Any
 
 import attrs
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from OpenSSL import SSL
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from zope.interface import implementer
@@ -20,6 +21,9 @@ from zope.interface import implementer
 _MINIMUM = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
 _LIFE = datetime.timedelta(days=825)
 _RENEW = datetime.timedelta(days=30)
+_UNREADABLE_KEY = (OSError, ValueError, TypeError, UnsupportedAlgorithm)
+"""What reading a key raises; TypeError is for one with a password."""
+_SOON = datetime.timedelta(days=14)
 
 
 class CertificateError(Exception):
@@ -42,15 +46,27 @@ class Loaded:
 
     default: SSL.Context
     by_name: Mapping[str, SSL.Context]
+    ends: tuple[tuple[Path, datetime.datetime], ...] = ()
+    """Each certificate file with the end of its validity, UTC."""
+
+    def warnings(self, now: datetime.datetime) -> list[str]:
+        """What a person should know: certificates that are over, or will be soon."""
+        return [
+            f"{path}: the certificate {'ended' if end <= now else 'ends'} at {end:%Y-%m-%d %H:%M} UTC"
+            for path, end in self.ends
+            if end - now < _SOON
+        ]
 
 
 def load(*, certificate: Path, key: Path, minimum: str = "1.2", named: Sequence[Named] = ()) -> Loaded:
-    """Read all files; raises `CertificateError`."""
+    """Read all files; raises `CertificateError`. A certificate that has ended is taken: see `Loaded.warnings`."""
     default = _context(certificate, key, minimum)
     by_name = {}
+    ends = {certificate: _end(certificate)}
     for entry in named:
         context = _context(entry.certificate, entry.key, minimum)
         by_name.update(dict.fromkeys(entry.names, context))
+        ends[entry.certificate] = _end(entry.certificate)
 
     def choose(connection: SSL.Connection) -> None:
         name = (connection.get_servername() or b"").decode("ascii", "replace").lower()
@@ -59,7 +75,7 @@ def load(*, certificate: Path, key: Path, minimum: str = "1.2", named: Sequence[
 
     if by_name:
         default.set_tlsext_servername_callback(choose)
-    return Loaded(default, by_name)
+    return Loaded(default, by_name, tuple(ends.items()))
 
 
 @implementer(IOpenSSLServerConnectionCreator)
@@ -100,11 +116,25 @@ def _context(certificate: Path, key: Path, minimum: str) -> SSL.Context:
             f"{certificate}: {_why(certificate, error)}; a PEM certificate chain is needed"
         ) from error
     try:
-        context.use_privatekey_file(str(key))
+        # Not by OpenSSL's own reader: it would ask the terminal for the password of an encrypted key, and wait.
+        context.use_privatekey(_private_key(key))
         context.check_privatekey()
-    except (SSL.Error, OSError) as error:
-        raise CertificateError(f"{key}: {_why(key, error)}; the PEM key of {certificate} is needed") from error
+    except (SSL.Error, *_UNREADABLE_KEY) as error:
+        raise CertificateError(
+            f"{key}: {_why(key, error)}; the PEM key of {certificate} is needed, without a password"
+        ) from error
     return context
+
+
+def _private_key(path: Path) -> Any:
+    return serialization.load_pem_private_key(path.read_bytes(), None)
+
+
+def _end(certificate: Path) -> datetime.datetime:
+    try:
+        return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
+    except (OSError, ValueError) as error:
+        raise CertificateError(f"{certificate}: {error}; a PEM certificate chain is needed") from error
 
 
 def _why(path: Path, error: Exception) -> str:
@@ -120,10 +150,15 @@ def _is_good_for(chain: Path, key: Path, hostname: str, now: datetime.datetime) 
     try:
         certificate = x509.load_pem_x509_certificate(chain.read_bytes())
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (OSError, ValueError, x509.ExtensionNotFound):
+        secret = _private_key(key)
+    except (*_UNREADABLE_KEY, x509.ExtensionNotFound):
         return False
-    own = hostname in names.get_values_for_type(x509.DNSName)
-    return own and key.exists() and certificate.not_valid_after_utc - now > _RENEW
+    # A crash between the writing of the two leaves a pair that does not match.
+    return (
+        hostname in names.get_values_for_type(x509.DNSName)
+        and secret.public_key() == certificate.public_key()
+        and certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc - _RENEW
+    )
 
 
 def _write(folder: Path, chain: Path, key: Path, hostname: str, now: datetime.datetime) -> None:
@@ -132,12 +167,15 @@ def _write(folder: Path, chain: Path, key: Path, hostname: str, now: datetime.da
     ca = (
         _builder(ca_name, ca_name, ca_key.public_key(), now)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(signs_certificates=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key()), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
     host = (
         _builder(_name(hostname), ca_name, host_key.public_key(), now)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(signs_certificates=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(hostname)]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
         .sign(ca_key, hashes.SHA256())
@@ -153,6 +191,20 @@ def _builder(subject: x509.Name, issuer: x509.Name, public: Any, now: datetime.d
     builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(public)
     builder = builder.serial_number(x509.random_serial_number())
     return builder.not_valid_before(now - datetime.timedelta(hours=1)).not_valid_after(now + _LIFE)
+
+
+def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )
 
 
 def _name(common_name: str) -> x509.Name:
