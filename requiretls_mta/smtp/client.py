@@ -54,6 +54,7 @@ class ClientSession(Protocol):
     def __init__(self, clock: Any) -> None:
         self._clock = clock
         self._reader = ReplyReader()
+        self._unread: deque[Reply] = deque()
         self._waiting: deque[tuple[Deferred[Reply], float]] = deque()
         self._timer: Any = None
         self._handshake: Handshake | None = None
@@ -108,7 +109,7 @@ class ClientSession(Protocol):
         if not self.is_open:
             secured.errback(SessionLostError(self._end or "the connection is closed"))
             return secured
-        if not self._reader.is_empty or self._waiting:
+        if self._unread or not self._reader.is_empty or self._waiting:
             # What somebody put behind the 220 would be taken for the server's words inside TLS.
             self.abort("octets in the clear behind the reply to STARTTLS")
             secured.errback(HandshakeError("octets in the clear behind the reply to STARTTLS"))
@@ -161,11 +162,12 @@ class ClientSession(Protocol):
     def dataReceived(self, data: bytes) -> None:
         """Replies."""
         try:
-            replies = self._reader.feed(data)
+            self._unread.extend(self._reader.feed(data))
         except ReplySyntaxError as error:
             self.abort(f"the server broke the protocol: {error}")
             return
-        for reply in replies:
+        while self._unread and self._end is None:
+            reply = self._unread.popleft()
             if not self._waiting:
                 self.abort(f"the server said unasked: {quote(str(reply))}")
                 return

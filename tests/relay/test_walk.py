@@ -1,0 +1,403 @@
+"""The walk over MX hosts, against servers that misbehave at every step: client scenarios of REQUIRETLS, numbered."""
+
+import random
+import shutil
+import tempfile
+from pathlib import Path
+
+import attrs
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.tcp import Connection
+from twisted.trial.unittest import TestCase
+
+from requiretls_mta.dns.answer import Status
+from requiretls_mta.message.address import parse_mailbox
+from requiretls_mta.message.content import ContentScanner
+from requiretls_mta.message.envelope import Envelope, Notify, Recipient, Tag
+from requiretls_mta.message.outcome import Deferred as Postponed
+from requiretls_mta.message.outcome import Delivered, Failed, Step
+from requiretls_mta.message.stored import BytesBody, Message
+from requiretls_mta.relay.lookup import LookupSettings, RouteFinder
+from requiretls_mta.relay.manager import RelayManager
+from requiretls_mta.relay.settings import RelaySettings
+from requiretls_mta.relay.static_routes import parse_route
+from requiretls_mta.smtp.client import Timeouts
+from requiretls_mta.tls.client import client_context
+from requiretls_mta.tls.policy import Level, Policies
+from tests.lab.ca import CA
+from tests.lab.mta import free_port
+from tests.receive.fakes import RecordedEvents
+from tests.relay.fakes import FakeResolver
+from tests.smtp.fake_mx import GOOD, FakeMX
+
+SECRET = b"the secret body"
+OCTETS = b"Subject: x\r\n\r\n.dot\r\n" + SECRET + b"\r\n"
+FIRST, SECOND = "127.0.0.31", "127.0.0.32"
+
+
+def message(tag=Tag.REQUIRED, octets=OCTETS, sender="secret-sender@here.test", **changes):
+    scanner = ContentScanner(1 << 20)
+    scanner.feed(octets)
+    envelope = Envelope(sender=parse_mailbox(sender, utf8=True) if sender else None, tag=tag, **changes)
+    return Message(id="q" * 16, envelope=envelope, body=BytesBody(octets), content=scanner.finish())
+
+
+class Walk(TestCase):
+    timeout = 15
+
+    def setUp(self):
+        folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, folder)
+        self.ca, self.other = CA(folder / "ca"), CA(folder / "other", "Other Root")
+        self.good = [self.ca.host(f"mx{n}.there.test") for n in (1, 2)]
+        self.number = free_port(FIRST, SECOND)
+        self.settings = RelaySettings(
+            hostname="here.test",
+            context=client_context(str(self.ca.roots)),
+            timeouts=Timeouts(connect=2, greeting=1, hello=1, handshake=2, mail=1, rcpt=1, data=1, chunk=2, end=1),
+            idle=1.0,
+        )
+        self.lookup = LookupSettings(port=self.number)
+        self.events = RecordedEvents()
+        self.servers = []
+        self.resolver = FakeResolver(
+            {
+                ("there.test", "MX"): ["10 mx1.there.test.", "20 mx2.there.test."],
+                ("one.test", "MX"): ["10 mx1.there.test."],
+                ("mx1.there.test", "A"): [FIRST],
+                ("mx2.there.test", "A"): [SECOND],
+            }
+        )
+        finder = RouteFinder(self.resolver, lambda: self.lookup, random.Random(1))
+        self.manager = RelayManager(reactor, finder=finder, settings=lambda: self.settings, events=self.events)
+        self.addCleanup(self.quiet)
+
+    @inlineCallbacks
+    def quiet(self):
+        """Until no connection and no timer is left, but for the one of this very test."""
+        self.manager.close()
+        while len(reactor.getDelayedCalls()) > 1 or any(
+            isinstance(reader, Connection) for reader in reactor.getReaders()
+        ):
+            turn = Deferred()
+            reactor.callLater(0.01, turn.callback, None)
+            yield turn
+
+    def mx(self, place=1, **options):
+        options.setdefault("files", self.good[place - 1])
+        server = FakeMX((FIRST, SECOND)[place - 1], options.pop("port", self.number), **options)
+        self.addCleanup(server.close)
+        self.servers.append(server)
+        return server
+
+    def drop(self, server):
+        server.close()
+        self.servers.remove(server)
+
+    @inlineCallbacks
+    def send(self, whole, *to, approved=()):
+        """Outcomes; and the invariant: no octet of a tagged message where it was not approved."""
+        to = to or ("secret-rcpt@there.test",)
+        recipients = [r if isinstance(r, Recipient) else Recipient(parse_mailbox(r, utf8=True)) for r in to]
+        whole = attrs.evolve(whole, envelope=attrs.evolve(whole.envelope, recipients=tuple(recipients)))
+        outcomes = yield self.manager.deliver(whole, recipients)
+        if whole.envelope.tag is Tag.REQUIRED and whole.envelope.sender:
+            for server in self.servers:
+                for word in (b"secret-sender", b"secret-rcpt", SECRET):
+                    assert word not in server.clear, server.clear
+                    assert server in approved or word not in server.tls, server.tls
+        return outcomes
+
+    @inlineCallbacks
+    def one(self, whole, *to, approved=()):
+        (outcome,) = yield self.send(whole, *to, approved=approved)
+        return outcome
+
+    @inlineCallbacks
+    def test_c01_everything_holds(self):
+        """Signed MX, PKIX name, keyword: MAIL with REQUIRETLS and RET=HDRS, the octets as they were."""
+        first = self.mx()
+        asked = Recipient(parse_mailbox("secret-rcpt@there.test"), frozenset({Notify.FAILURE}), "rfc822;x@y")
+        got = yield self.one(message(ret="FULL", envid="e1"), asked, approved=[first])
+        assert isinstance(got, Delivered)
+        assert (got.security.auth, got.security.requiretls, got.security.mx_security) == ("pkix", True, "dnssec")
+        assert first.messages == [OCTETS]
+        assert b"REQUIRETLS RET=HDRS ENVID=e1\r\n" in first.tls
+        assert b"NOTIFY=FAILURE ORCPT=rfc822;x@y\r\n" in first.tls
+
+    @inlineCallbacks
+    def test_c05_an_unsigned_mx_is_not_even_connected_to(self):
+        """5.7.10 from the look-up alone."""
+        first = self.mx()
+        self.resolver.status = Status.INSECURE
+        got = yield self.one(message())
+        assert isinstance(got, Failed) and got.reply.enhanced == "5.7.10"
+        assert first.connections == 0
+
+    @inlineCallbacks
+    def walk_on(self, code, *, promised=False, **options):
+        """MX1 as told, MX2 good: delivered there. Then MX1 alone: `code`."""
+        first, second = self.mx(1, **options), self.mx(2)
+        approved = [first, second] if promised else [second]
+        got = yield self.one(message(), approved=approved)
+        assert isinstance(got, Delivered) and got.host == "mx2.there.test", got
+        assert first.messages == []
+        got = yield self.one(message(), "secret-rcpt@one.test", approved=approved)
+        assert got.reply.enhanced == code, got
+        assert isinstance(got, Failed if code.startswith("5") else Postponed)
+        return got
+
+    def test_c09_c12_no_starttls(self):
+        """The next host; alone 5.7.10."""
+        return self.walk_on("5.7.10", clear=GOOD)
+
+    def test_c10_c11_no_keyword(self):
+        """The next host; alone 5.7.30."""
+        return self.walk_on("5.7.30", inside=GOOD)
+
+    def test_c13_wrong_name(self):
+        """The next host; alone 5.7.10. C33: the recipient's domain in the certificate does not help."""
+        return self.walk_on("5.7.10", files=self.ca.host("there.test", "one.test"))
+
+    def test_c13_untrusted(self):
+        """Another CA's certificate with the right name."""
+        return self.walk_on("5.7.10", files=self.other.host("mx1.there.test"))
+
+    def test_c13_expired(self):
+        """The right name, too late."""
+        return self.walk_on("5.7.10", files=self.ca.expired("mx1.there.test"))
+
+    def test_c34_a_wildcard_stands_for_one_label(self):
+        """*.test is not mx1.there.test."""
+        return self.walk_on("5.7.10", files=self.ca.host("*.test"))
+
+    def test_c35_a_common_name_is_no_name(self):
+        """RFC 9525: CN-ID does not count."""
+        return self.walk_on("5.7.10", files=self.ca.common_name_only("mx1.there.test"))
+
+    def test_c21_the_keyword_in_the_clear_does_not_count(self):
+        """Only the EHLO inside TLS promises."""
+        return self.walk_on("5.7.30", clear=("STARTTLS", "REQUIRETLS"), inside=GOOD)
+
+    def test_c22_only_an_exact_keyword_counts(self):
+        """Not in the server's name, not as part of a word, not as a parameter."""
+        return self.walk_on("5.7.30", inside=("XREQUIRETLS", "AUTH REQUIRETLS"), name="REQUIRETLS hello")
+
+    @inlineCallbacks
+    def test_c23_case_does_not_matter(self):
+        """RFC 5321 2.4."""
+        first = self.mx(inside=("requiretls",))
+        got = yield self.one(message(), approved=[first])
+        assert isinstance(got, Delivered) and b"MAIL FROM:<secret-sender@here.test> REQUIRETLS\r\n" in first.tls
+
+    @inlineCallbacks
+    def test_c24_an_injected_reply_is_noticed(self):
+        """Octets behind the 220 would become the EHLO reply inside TLS."""
+        got = yield self.walk_on("5.7.10", behind=b"250-mx\r\n250 REQUIRETLS\r\n")
+        assert "in the clear behind" in got.reply.text
+
+    def test_c25_ehlo_refused_inside_tls(self):
+        """No HELO for a promise."""
+        return self.walk_on("5.7.30", replies={"EHLO": [None, "502 no", None, "502 no"]})
+
+    def test_c26_starttls_later(self):
+        """454 is temporary."""
+        return self.walk_on("4.7.5", starttls="454 4.7.0 later")
+
+    def test_c26_starttls_refused(self):
+        """502 is not."""
+        return self.walk_on("5.7.10", starttls="502 no")
+
+    def test_c26_handshake_fails(self):
+        """The next host; alone 5.7.10."""
+        return self.walk_on("5.7.10", break_handshake=True)
+
+    def test_c28_the_keyword_promised_and_refused(self):
+        """Never again without it."""
+        return self.walk_on("5.7.30", promised=True, replies={"MAIL": ["555 5.5.4 what", "555 5.5.4 what"]})
+
+    @inlineCallbacks
+    def test_c14_one_unreachable_host_keeps_the_message(self):
+        """MX1 lacks the keyword, MX2 refuses the connection: deferred."""
+        self.mx(1, inside=GOOD)
+        got = yield self.one(message())
+        assert isinstance(got, Postponed) and got.reply.enhanced == "4.4.1"
+        assert [cause.step for cause in got.causes] == [Step.REQUIRETLS, Step.CONNECT]
+
+    @inlineCallbacks
+    def test_c27_untagged_mail_goes_without(self):
+        """No STARTTLS, a failed handshake, a certificate of nobody's: ordinary mail goes on."""
+        for options in ({"clear": GOOD}, {"break_handshake": True}, {"files": self.other.host("x.test")}):
+            self.manager.close()
+            first = self.mx(**options)
+            got = yield self.one(message(None))
+            assert isinstance(got, Delivered) and got.host == "mx1.there.test", (options, got)
+            assert b"REQUIRETLS" not in first.clear + first.tls
+            self.drop(first)
+
+    @inlineCallbacks
+    def test_c29_later_is_later(self):
+        """4xx to MAIL at every host: deferred with that reply."""
+        first = self.mx(1, replies={"MAIL": "451 4.3.0 not now"})
+        second = self.mx(2, replies={"MAIL": "451 4.3.0 not now"})
+        got = yield self.one(message(), approved=[first, second])
+        assert isinstance(got, Postponed) and got.reply.enhanced == "4.3.0"
+
+    @inlineCallbacks
+    def test_c38_untagged_mail_may_ride_along_never_the_reverse(self):
+        """A session good enough for a promise is shared; one in the clear is not."""
+        first = self.mx()
+        yield self.one(message(), approved=[first])
+        yield self.one(message(None), approved=[first])
+        assert first.connections == 1 and len(first.messages) == 2
+        self.drop(first)
+        self.manager.close()
+        first = self.mx(inside=GOOD)
+        yield self.one(message(None, sender="other@here.test", octets=b"\r\n"), "r@there.test")
+        got = yield self.one(message(), "secret-rcpt@one.test")
+        assert got.reply.enhanced == "5.7.30" and len(first.messages) == 1
+
+    @inlineCallbacks
+    def test_c39_sessions_of_optional_mail_are_its_own(self):
+        """What was opened for `TLS-Required: No` carries nothing else."""
+        first = self.mx()
+        yield self.one(message(Tag.OPTIONAL))
+        yield self.one(message(None))
+        assert first.connections == 2
+
+    @inlineCallbacks
+    def test_c41_c42_tls_optional(self):
+        """TLS is tried first, unverified will do, and none at all."""
+        for options in ({"files": self.other.host("x.test")}, {"break_handshake": True}, {"starttls": "454 no"}):
+            self.manager.close()
+            first = self.mx(**options)
+            got = yield self.one(message(Tag.OPTIONAL))
+            assert isinstance(got, Delivered), (options, got)
+            assert "STARTTLS" in first.verbs
+            self.drop(first)
+
+    @inlineCallbacks
+    def test_c44_a_server_that_wants_tls_and_cannot(self):
+        """530 to MAIL after the handshake failed: the sender is told."""
+        self.mx(break_handshake=True, replies={"MAIL": "530 5.7.0 Must issue STARTTLS"})
+        got = yield self.one(message(Tag.OPTIONAL))
+        assert isinstance(got, Failed) and got.reply.enhanced == "5.7.0"
+
+    @inlineCallbacks
+    def test_c47_a_smarthost_by_name(self):
+        """`[host]` is a secure look-up; its certificate must bear that name."""
+        self.lookup = attrs.evolve(self.lookup, static={"*": parse_route(f"smtp:[mx1.there.test]:{self.number}")})
+        self.resolver.status = Status.INSECURE
+        first = self.mx()
+        assert isinstance((yield self.one(message(), approved=[first])), Delivered)
+        self.drop(first)
+        self.manager.close()
+        self.mx(files=self.good[1])
+        assert (yield self.one(message())).reply.enhanced == "5.7.10"
+
+    @inlineCallbacks
+    def test_c48_lmtp_over_tcp_is_held_to_it(self):
+        """With keyword sent, without 5.7.30; one reply per recipient."""
+        self.lookup = attrs.evolve(self.lookup, static={"*": parse_route(f"lmtp:[mx1.there.test]:{self.number}")})
+        first = self.mx(lmtp=True, replies={".": ("250 2.0.0 a", "450 4.2.0 b")})
+        a, b = yield self.send(message(), "secret-rcpt@a.test", "secret-rcpt2@a.test", approved=[first])
+        assert isinstance(a, Delivered) and isinstance(b, Postponed)
+        assert "LHLO" in first.verbs and "EHLO" not in first.verbs
+        self.drop(first)
+        self.manager.close()
+        self.mx(lmtp=True, inside=GOOD)
+        assert (yield self.one(message())).reply.enhanced == "5.7.30"
+
+    @inlineCallbacks
+    def test_c49_levels(self):
+        """opportunistic+starttls wants some TLS; opportunistic and disable take what there is."""
+        for level, options, expected in (
+            (Level.OPPORTUNISTIC_STARTTLS, {"files": self.other.host("x.test")}, "2.0.0"),
+            (Level.OPPORTUNISTIC_STARTTLS, {"clear": GOOD}, "5.7.10"),
+            (Level.OPPORTUNISTIC, {"clear": GOOD}, "2.0.0"),
+            (Level.DISABLE, {}, "2.0.0"),
+        ):
+            self.manager.close()
+            self.settings = attrs.evolve(self.settings, levels=Policies(levels={"one.test": level}))
+            first = self.mx(**options)
+            whole = message(sender="other@here.test", octets=b"\r\nx\r\n")
+            got = yield self.one(whole, "r@one.test")
+            assert got.reply.enhanced == expected, (level, got)
+            keyword = b"REQUIRETLS" in first.clear + first.tls
+            assert keyword == (level is Level.OPPORTUNISTIC_STARTTLS and expected == "2.0.0")
+            self.drop(first)
+
+    @inlineCallbacks
+    def test_a_report_of_somebody_elses_is_not_held_back(self):
+        """RFC 8689 5: empty reverse path, protected if possible; our own reports are held to it."""
+        self.mx(clear=GOOD)
+        whole = message(sender=None)
+        assert isinstance((yield self.one(whole)), Delivered)
+        own = attrs.evolve(whole, origin="report")
+        assert (yield self.one(own, "r@one.test")).reply.enhanced == "5.7.10"
+
+    @inlineCallbacks
+    def test_recipients_are_judged_one_by_one(self):
+        """Refused ones fail, others are delivered; with all refused nothing is sent, and the session goes on."""
+        for keywords in (GOOD, ("8BITMIME",), (*GOOD, "CHUNKING")):
+            self.manager.close()
+            first = self.mx(inside=keywords, replies={"RCPT": ["250 ok", "550 5.1.1 no", "450 4.2.0 later", "550 no"]})
+            got = yield self.send(message(None), "a@there.test", "b@there.test", "c@there.test")
+            assert [type(o) for o in got] == [Delivered, Failed, Postponed], keywords
+            got = yield self.send(message(None), "d@there.test")
+            assert [type(o) for o in got] == [Failed]
+            got = yield self.send(message(None), "e@there.test")
+            assert [type(o) for o in got] == [Delivered], (keywords, got)
+            assert first.messages[0] == first.messages[-1] == OCTETS
+            self.drop(first)
+
+    @inlineCallbacks
+    def test_octets_arrive_as_they_are(self):
+        """Dots at line starts, no CRLF at the end, large: by DATA and by BDAT."""
+        for keywords in (GOOD, (*GOOD, "CHUNKING")):
+            for octets in (b"\r\n.\r\n..\r\n.x", b"\r\n" + b".line\r\n" * 60_000):
+                self.manager.close()
+                first = self.mx(inside=keywords)
+                got = yield self.one(message(None, octets))
+                assert isinstance(got, Delivered)
+                whole = octets if "CHUNKING" in keywords or octets.endswith(b"\r\n") else octets + b"\r\n"
+                assert first.messages == [whole]
+                self.drop(first)
+
+    @inlineCallbacks
+    def test_lost_behind_the_final_dot(self):
+        """Nobody knows whether it was taken: deferred, and not given to the next host now."""
+        first, second = self.mx(1, close="."), self.mx(2)
+        got = yield self.one(message(), approved=[first])
+        assert isinstance(got, Postponed) and "is not known" in got.reply.text
+        assert second.connections == 0
+        assert len(first.messages) == 0
+
+    @inlineCallbacks
+    def test_lost_before_it(self):
+        """Hung up at MAIL: the next host."""
+        first, second = self.mx(1, close="MAIL"), self.mx(2)
+        got = yield self.one(message(), approved=[first, second])
+        assert got.host == "mx2.there.test"
+
+    @inlineCallbacks
+    def test_8bit_and_utf8(self):
+        """C52: 5.6.3 and 5.6.7 where the host cannot; 7-bit goes as it is; domains as A-labels."""
+        self.mx(clear=("PIPELINING",))
+        eight = message(None, b"Subject: x\r\n\r\n\xc3\xa4\r\n", body="8BITMIME")
+        assert (yield self.one(eight, "r@one.test")).reply.enhanced == "5.6.3"
+        undeclared = message(None, b"Subject: x\r\n\r\n\xc3\xa4\r\n")
+        assert isinstance((yield self.one(undeclared, "r@one.test")), Delivered)
+        assert (yield self.one(message(None), "ä@one.test")).reply.enhanced == "5.6.7"
+        seven = message(None, body="8BITMIME", sender="s@bücher.test", smtputf8=True)
+        assert isinstance((yield self.one(seven, "r@one.test")), Delivered)
+        assert b"MAIL FROM:<s@xn--bcher-kva.test>\r\n" in self.servers[0].clear
+
+    @inlineCallbacks
+    def test_permanent_refusals_of_the_sender(self):
+        """5xx to MAIL of untagged mail fails at once."""
+        first, second = self.mx(1, replies={"MAIL": "550 5.1.8 who"}), self.mx(2)
+        got = yield self.one(message(None))
+        assert isinstance(got, Failed) and got.reply.enhanced == "5.1.8"
+        assert second.connections == 0 and first.connections == 1

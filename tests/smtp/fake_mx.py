@@ -1,0 +1,153 @@
+"""A mail server that misbehaves as told, at any step, and keeps every octet it was sent, in the clear and in TLS."""
+
+import contextlib
+import socket
+import ssl
+import threading
+
+GOOD = ("PIPELINING", "8BITMIME", "SMTPUTF8", "DSN", "SIZE 1000000")
+
+
+class FakeMX:
+    """Listens on a loopback address in threads of its own. Options say how it behaves.
+
+    `clear` and `inside`: keywords of EHLO before and in TLS. `files`: a certificate of tests/lab/ca. `replies`: verb to
+    reply line(s), with `.` for the end of data; `close`: the verb at which it hangs up. `starttls`: its reply, and
+    `behind` what comes in the same segment.
+    """
+
+    def __init__(self, address="127.0.0.1", port=0, **options):
+        self.options = {"clear": ("STARTTLS", *GOOD), "inside": (*GOOD, "REQUIRETLS"), "files": None, "replies": {}}
+        self.options |= options
+        self.clear, self.tls, self.messages, self.connections, self.verbs = b"", b"", [], 0, []
+        self._socket = socket.create_server((address, port))
+        self.address, self.port = self._socket.getsockname()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self):
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread in accept()
+        self._socket.close()
+
+    def _accept(self):
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            self.connections += 1
+            threading.Thread(target=self._guarded, args=(connection,), daemon=True).start()
+
+    def _guarded(self, connection):
+        with contextlib.suppress(OSError, ValueError):
+            _Dialogue(self, connection).run()
+        connection.close()
+
+
+class _Dialogue:
+    def __init__(self, mx, connection):
+        self.mx, self.connection, self.secure, self.buffer = mx, connection, False, b""
+        self.rcpts, self.refused = 0, False
+
+    def say(self, text):
+        self.connection.sendall(text if isinstance(text, bytes) else text.encode() + b"\r\n")
+
+    def more(self):
+        got = self.connection.recv(65536)
+        if not got:
+            raise ConnectionError
+        if self.secure:
+            self.mx.tls += got
+        else:
+            self.mx.clear += got
+        self.buffer += got
+
+    def line(self):
+        while b"\r\n" not in self.buffer:
+            self.more()
+        line, _, self.buffer = self.buffer.partition(b"\r\n")
+        return line
+
+    def count(self, number):
+        while len(self.buffer) < number:
+            self.more()
+        octets, self.buffer = self.buffer[:number], self.buffer[number:]
+        return octets
+
+    def run(self):
+        options = self.mx.options
+        self.say(options.get("greeting", "220 fake.test ESMTP"))
+        while True:
+            line = self.line()
+            verb = line.split(b" ")[0].decode("latin-1").upper()
+            self.mx.verbs.append(verb)
+            if options.get("close") == verb:
+                return
+            reply = options["replies"].get(verb)
+            if isinstance(reply, list):
+                reply = reply.pop(0) if reply else None
+            if verb in ("EHLO", "LHLO"):
+                self.hello(reply)
+            elif verb == "STARTTLS" and not self.secure:
+                if not self.starttls():
+                    return
+            elif verb == "DATA":
+                self.data(reply)
+            elif verb == "BDAT":
+                octets = self.count(int(line.split()[1]))
+                self.end(reply or self.mx.options["replies"].get("."), octets)
+            elif verb == "QUIT":
+                self.say("221 bye")
+                return
+            else:
+                if verb == "MAIL" and reply and not reply.startswith("2"):
+                    self.refused = True
+                elif verb == "RCPT" and self.refused:
+                    reply = "503 5.5.1 no sender"
+                if verb == "RSET":
+                    self.refused = False
+                if verb == "RCPT":
+                    self.rcpts += (reply or "250").startswith("2")
+                self.say(reply or "250 2.0.0 ok")
+
+    def hello(self, reply):
+        if reply:
+            self.say(reply)
+            return
+        keywords = self.mx.options["inside" if self.secure else "clear"]
+        lines = [self.mx.options.get("name", "fake.test"), *keywords]
+        self.say("\r\n".join([f"250-{k}" for k in lines[:-1]] + [f"250 {lines[-1]}"]))
+
+    def starttls(self):
+        reply = self.mx.options.get("starttls", "220 go")
+        self.connection.sendall(reply.encode() + b"\r\n" + self.mx.options.get("behind", b""))
+        if not reply.startswith("220"):
+            return True
+        if self.mx.options.get("break_handshake"):
+            self.connection.recv(100)
+            return False
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.mx.options["files"].chain, self.mx.options["files"].key)
+        self.connection = context.wrap_socket(self.connection, server_side=True)
+        self.secure, self.buffer = True, b""
+        return True
+
+    def data(self, reply):
+        if reply or not self.rcpts:
+            self.say(reply or "554 5.5.1 no valid recipients")
+            return
+        self.say("354 go on")
+        octets = b""
+        while (line := self.line()) != b".":
+            octets += line.removeprefix(b".") + b"\r\n"
+        if self.mx.options.get("close") == ".":
+            raise ConnectionError
+        self.end(self.mx.options["replies"].get("."), octets)
+
+    def end(self, reply, octets):
+        self.mx.messages.append(octets)
+        count = self.rcpts if self.mx.options.get("lmtp") else 1
+        replies = reply if isinstance(reply, tuple) else (reply or "250 2.0.0 taken",) * count
+        self.rcpts = 0
+        for one in replies:
+            self.say(one)
