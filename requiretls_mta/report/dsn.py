@@ -54,7 +54,13 @@ class FailureReports:
             return self._report_failed(message, failed)
         wanted = [failure for failure in failed if failure.recipient.wants_failure]
         if not wanted:
-            self._discarded(message, "the sender asked for no report")
+            self._events.emit(
+                "discarded",
+                level="info",
+                message="no report is sent",
+                queue_id=message.id,
+                reason="the sender asked for none",
+            )
             return ()
         settings, envelope = self._settings(), message.envelope
         tagged = envelope.tag is Tag.REQUIRED
