@@ -1,0 +1,68 @@
+"""Replies and capabilities of servers: any split reads alike, and what is no reply is refused."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from requiretls_mta.message.reply import Reply
+from requiretls_mta.smtp.capabilities import capabilities
+from requiretls_mta.smtp.client_replies import LINES_LIMIT, ReplyReader, ReplySyntaxError
+
+WIRE = b"220-mx.test ESMTP\r\n220 ready\r\n250 2.1.0 Sender ok\r\n250-mx\r\n250-SIZE 10\r\n250 DSN\r\n550\r\n"
+REPLIES = [
+    Reply(220, None, "mx.test ESMTP\nready"),
+    Reply(250, "2.1.0", "Sender ok"),
+    Reply(250, None, "mx\nSIZE 10\nDSN"),
+    Reply(550, None, ""),
+]
+
+
+@given(st.lists(st.integers(0, len(WIRE)), max_size=20))
+def test_any_split_gives_the_same_replies(cuts):
+    """The borders of segments mean nothing."""
+    reader, found, at = ReplyReader(), [], 0
+    for cut in [*sorted(cuts), len(WIRE)]:
+        found += reader.feed(WIRE[at:cut])
+        at = cut
+    assert found == REPLIES
+    assert reader.is_empty
+
+
+@given(st.binary(max_size=3000))
+def test_whatever_comes_is_a_reply_or_an_error(octets):
+    """No other exception, no reply with controls in it."""
+    reader = ReplyReader()
+    try:
+        replies = reader.feed(octets)
+    except ReplySyntaxError:
+        return
+    for reply in replies:
+        assert 200 <= reply.code < 600
+        assert all(c.isprintable() or c == "\n" for c in reply.text)
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        b"hello\r\n",
+        b"25 x\r\n",
+        b"250x\r\n",
+        b"150 x\r\n",
+        b"650 x\r\n",
+        b"250-a\r\n550 b\r\n",
+        b"250 " + b"x" * 3000,
+        b"250-x\r\n" * (LINES_LIMIT + 1),
+        b"\r\n",
+    ],
+)
+def test_what_is_no_reply_is_refused(octets):
+    """Two codes in one reply, other separators, endless lines and replies."""
+    with pytest.raises(ReplySyntaxError):
+        ReplyReader().feed(octets)
+
+
+def test_keywords_are_exact_and_not_in_the_greeting():
+    """C21 to C23: the first line is a name; the keyword is the first word of a line, whatever its case."""
+    found = capabilities(Reply(250, None, "REQUIRETLS hello\nXREQUIRETLS\nAUTH REQUIRETLS\nsize 10\nSTARTTLS\n"))
+    assert found == {"XREQUIRETLS": (), "AUTH": ("REQUIRETLS",), "SIZE": ("10",), "STARTTLS": ()}
+    assert capabilities(Reply(250, None, "only.a.name")) == {}

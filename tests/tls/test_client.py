@@ -1,0 +1,86 @@
+"""Real handshakes with real certificates: the facts that are to be judged."""
+
+import shutil
+import socket
+import ssl
+import tempfile
+import threading
+from pathlib import Path
+
+import pytest
+from twisted.internet import reactor
+from twisted.internet.defer import inlineCallbacks
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.protocol import Factory
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import TestCase
+
+from requiretls_mta.smtp.client import ClientSession
+from requiretls_mta.tls.client import Handshake, TrustError, client_context
+from tests.lab.ca import CA
+
+
+def test_roots_that_cannot_be_read_are_named(tmp_path):
+    """No such file, or no certificates in it."""
+    with pytest.raises(TrustError, match="no such file"):
+        client_context(str(tmp_path / "none"))
+    (tmp_path / "empty").write_text("")
+    with pytest.raises(TrustError, match="no PEM certificates"):
+        client_context(str(tmp_path / "empty"))
+    assert client_context("system")
+
+
+class Facts(TestCase):
+    """One handshake per case."""
+
+    timeout = 20
+
+    @inlineCallbacks
+    def facts(self, files, host):
+        listening = socket.create_server(("127.0.0.1", 0))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(files.chain, files.key)
+
+        def serve():
+            connection, _ = listening.accept()
+            with context.wrap_socket(connection, server_side=True) as secure:
+                secure.recv(1)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        endpoint = TCP4ClientEndpoint(reactor, *listening.getsockname())
+        session = yield endpoint.connect(Factory.forProtocol(lambda: ClientSession(reactor)))
+        facts = yield session.start_tls(Handshake(self.context, host), 5)
+        session.transport.loseConnection()
+        while session.is_open:
+            yield deferLater(reactor, 0.01, lambda: None)
+        thread.join(5)
+        listening.close()
+        return facts
+
+    @inlineCallbacks
+    def test_each_kind_of_certificate(self):
+        """Chain and name told apart; CN does not count, a wildcard stands for one label, literals need iPAddress."""
+        folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, folder)
+        ca, other = CA(folder / "ca"), CA(folder / "other", "Other Root")
+        self.context = client_context(str(ca.roots))
+        good = yield self.facts(ca.host("mx.a.test"), "mx.a.test")
+        assert good.pkix_error is None and good.version == "TLSv1.3" and len(good.chain) == 1
+        through = yield self.facts(ca.intermediate().host("mx.a.test"), "mx.a.test")
+        assert through.pkix_error is None and len(through.chain) == 2
+        for files, host, error in (
+            (ca.host("other.test"), "mx.a.test", "does not bear the name mx.a.test (it bears other.test)"),
+            (ca.expired("mx.a.test"), "mx.a.test", "certificate has expired"),
+            (other.host("mx.a.test"), "mx.a.test", "unable to get local issuer certificate"),
+            (ca.common_name_only("mx.a.test"), "mx.a.test", "it has no subject alternative name"),
+            (ca.host("*.test"), "mx.a.test", "does not bear"),
+            (ca.host("*.a.test"), "mx.a.test", None),
+            (ca.host("127.0.0.1"), "[127.0.0.1]", None),
+            (ca.host("mx.a.test"), "127.0.0.1", "does not bear"),
+        ):
+            facts = yield self.facts(files, host)
+            if error is None:
+                assert facts.pkix_error is None, (host, facts)
+            else:
+                assert error in (facts.pkix_error or ""), (host, facts.pkix_error)
