@@ -20,8 +20,6 @@ class Content:
     """Octets of the header section with its last CRLF; the empty line follows, unless the message ends here."""
     eight_bit_header: bool = False
     eight_bit_body: bool = False
-    longest_line: int = 0
-    """Octets of the longest line without its CRLF; 0 where nobody counted."""
     dot_at_line_start: bool = False
     """Whether some line starts with a dot: only then does sending by DATA need stuffing."""
 

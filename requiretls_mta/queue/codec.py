@@ -71,7 +71,6 @@ def write_content(message: Message) -> str:
             "header_end": content.header_end,
             "eight_bit_header": content.eight_bit_header,
             "eight_bit_body": content.eight_bit_body,
-            "longest_line": content.longest_line,
             "dot_at_line_start": content.dot_at_line_start,
             "cuts": message.cuts,
         }
@@ -178,7 +177,6 @@ def _read_content(fields: dict[str, Any], size: int) -> Content:
         header_end=min(_count(fields.get("header_end")), size),
         eight_bit_header=bool(fields.get("eight_bit_header", True)),
         eight_bit_body=bool(fields.get("eight_bit_body", True)),
-        longest_line=_count(fields.get("longest_line", size)),
         dot_at_line_start=bool(fields.get("dot_at_line_start", True)),
     )
 

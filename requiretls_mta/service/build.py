@@ -194,7 +194,13 @@ class _House:
                 factory = TLSMemoryBIOFactory(self.contexts, False, sessions)
                 factory.noisy = False
             bindings += [
-                Binding(name=name, endpoint=endpoint.description, factory=factory, sessions=sessions)
+                Binding(
+                    name=name,
+                    endpoint=endpoint.description,
+                    factory=factory,
+                    sessions=sessions,
+                    proxied=endpoint.proxied,
+                )
                 for endpoint in listen.endpoint
             ]
         return bindings

@@ -16,6 +16,7 @@ from requiretls_mta.service.config_types import StoreURL
 _LATER: dict[Path_, Callable[[Config], bool]] = {
     ("authserv_id",): lambda _: True,
     ("workers",): lambda config: config.workers != 1,
+    ("delivery", "recipients"): lambda config: config.delivery.recipients != "any",
     ("list",): lambda config: bool(config.lists),
     ("relay", "auth"): lambda config: bool(config.relay.auth),
     ("relay", "delay_warning"): lambda _: True,

@@ -56,7 +56,6 @@ def row_of(message):
             header_end=st.integers(0, 10),
             eight_bit_header=st.booleans(),
             eight_bit_body=st.booleans(),
-            longest_line=COUNT,
             dot_at_line_start=st.booleans(),
         ),
         prepend=st.binary(max_size=30),
@@ -102,7 +101,7 @@ def test_no_row_stops_the_queue(row):
 
 
 @given(st.dictionaries(
-    st.sampled_from(["sender", "body", "smtputf8", "ret", "envid", "size", "header_end", "cuts", "longest_line"]),
+    st.sampled_from(["sender", "body", "smtputf8", "ret", "envid", "size", "header_end", "cuts"]),
     st.none() | st.booleans() | st.integers() | TEXT | st.lists(st.lists(st.integers()) | TEXT),
 ))  # fmt: skip
 def test_no_field_stops_the_queue(fields):
@@ -125,7 +124,7 @@ def test_an_unreadable_message_gets_every_care():
     """Stuffed, 8-bit, and nothing of its header quoted."""
     message = codec.read_message([1, "x", None, "smtp", "", 0, "\ufffd", "{", "{", "zz"], BODY, ())
     assert message.content == Content(
-        size=10, header_end=0, eight_bit_header=True, eight_bit_body=True, longest_line=10, dot_at_line_start=True
+        size=10, header_end=0, eight_bit_header=True, eight_bit_body=True, dot_at_line_start=True
     )
     assert message.envelope == Envelope(sender=None, tag=Tag.REQUIRED)
 

@@ -232,7 +232,7 @@ def test_version_one_as_it_was_released(tmp_path):
         INSERT INTO message VALUES (1, '361z3anx2fb00005', '361z3anx2fa00005', 'report', 'mx', 1800000000000000,
             'optional',
             '{"sender":["ann","example.org"],"body":"8BITMIME","smtputf8":false,"ret":"HDRS","envid":"e","size":17}',
-            '{"size":17,"header_end":12,"eight_bit_header":false,"eight_bit_body":false,"longest_line":10,
+            '{"size":17,"header_end":12,"eight_bit_header":false,"eight_bit_body":false,
               "dot_at_line_start":false,"cuts":[[0,2]]}',
             x'583a20590d0a', 17, 0, 0, 1800000060000000);
         INSERT INTO recipient VALUES (1, 0, '["bob","example.net",["FAILURE"],"rfc822;bob"]', 'queued', 2,
