@@ -105,10 +105,11 @@ class QueueMachine(RuleBasedStateMachine):
     )
     def settle(self, taken, replies, wait, birth):
         changes, expected = [], []
-        for generation, lease in taken:
+        # Leases end with the process that took them: nobody is left to settle those from before a reopening.
+        for lease in (lease for generation, lease in taken if generation == self.generation):
             key = lease.message.id
             known = self.known.get(key)
-            valid = generation == self.generation and known is not None and known.leased
+            valid = known is not None and known.leased
             settled = []
             for entry, reply in zip(lease.entries, replies, strict=False):
                 if reply is None:

@@ -5,6 +5,7 @@ import time
 import pytest
 from twisted.cred.checkers import AllowAnonymousAccess, InMemoryUsernamePasswordDatabaseDontUse
 from twisted.cred.portal import IRealm, Portal
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.testing import StringTransport
 from twisted.mail import smtp
@@ -17,6 +18,14 @@ from requiretls_mta.smtp.interfaces import IEnvelopeDelivery
 from requiretls_mta.smtp.server import RequireTLSESMTP
 from tests.smtp.memory import Line, Memory
 from tests.smtp.test_auth import GOOD, TLS
+
+
+@pytest.fixture(autouse=True)
+def no_timer_is_left():
+    """Applications without a reactor of their own use the global one; the next test must not find their timers."""
+    yield
+    for call in reactor.getDelayedCalls():
+        call.cancel()
 
 
 @implementer(smtp.IMessage)
