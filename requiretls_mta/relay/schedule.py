@@ -327,7 +327,11 @@ class Schedule:
         settlements, self._settlements = self._settlements, []
         work = maybeDeferred(self._store.settle, settlements)
         self._settling.add(work)
-        work.addErrback(lambda failure: self._log.failure("outcomes cannot be stored; they will be repeated", failure))
+        work.addErrback(
+            lambda failure: self._log.failure(
+                "outcomes cannot be stored; they will be repeated after a restart", failure
+            )
+        )
         work.addBoth(lambda _: self._flushed(work, settlements))
 
     def _flushed(self, work: Deferred[Any], settlements: list[Settlement]) -> None:
