@@ -75,6 +75,8 @@ def quote(text: str | bytes, *, breaks: bool = False) -> str:
     """Foreign text made harmless: controls escaped, at most `QUOTE_LIMIT` characters; `breaks` keeps line breaks."""
     if isinstance(text, bytes):
         text = text.decode("utf-8", "backslashreplace")
+    if len(text) <= QUOTE_LIMIT and text.isprintable():
+        return text
     shown = "".join(c if c.isprintable() or (breaks and c == "\n") else ascii(c)[1:-1] for c in text[: QUOTE_LIMIT + 1])
     return shown if len(shown) <= QUOTE_LIMIT else shown[: QUOTE_LIMIT - 3] + "..."
 

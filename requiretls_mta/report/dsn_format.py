@@ -18,8 +18,8 @@ import attrs
 from requiretls_mta.message import header
 from requiretls_mta.message.address import Address, AddressError, ascii_domain
 from requiretls_mta.message.envelope import Recipient, Tag
-from requiretls_mta.message.outcome import Failed
-from requiretls_mta.message.reply import quote
+from requiretls_mta.message.outcome import Cause, Failed
+from requiretls_mta.message.reply import Reply, quote
 from requiretls_mta.message.stored import Message
 from requiretls_mta.message.xtext import decode
 from requiretls_mta.report.dsn_text import explain
@@ -191,6 +191,8 @@ def _delivery_status(report: Report) -> str:
     if original.envelope.envid:
         blocks[0].insert(0, f"Original-Envelope-Id: {quote(decode(original.envelope.envid))}")
     room = min(_DIAGNOSTIC_LIMIT, _DIAGNOSTICS_LIMIT // len(report.failed))
+    # Many recipients often failed in the same way.
+    diagnostics: dict[tuple[Reply, tuple[Cause, ...]], str] = {}
     for failure in report.failed:
         block = []
         if failure.recipient.orcpt:
@@ -202,7 +204,10 @@ def _delivery_status(report: Report) -> str:
         ]
         if failure.host:
             block.append(f"Remote-MTA: dns; {quote(failure.host)}")
-        block += [_diagnostic(failure, room), f"Last-Attempt-Date: {report.date}"]
+        way = failure.reply, failure.causes
+        if way not in diagnostics:
+            diagnostics[way] = _diagnostic(failure, room)
+        block += [diagnostics[way], f"Last-Attempt-Date: {report.date}"]
         blocks.append(block)
     return "\r\n\r\n".join("\r\n".join(block) for block in blocks) + "\r\n"
 
@@ -213,7 +218,9 @@ def _diagnostic(failure: Failed, room: int) -> str:
     tried = "; ".join(str(cause) for cause in failure.causes if str(cause) not in text)
     if tried:
         text = f"{text} ({tried})"
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:room])
+    text = text[:room]
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
     # Names of hosts stay whole; words that no line can hold are broken all the same.
     words = [word[i : i + 500] for word in text.split() for i in range(0, len(word), 500)]
     field = " ".join(["Diagnostic-Code: smtp;", *words])
