@@ -15,12 +15,13 @@ from twisted.python.failure import Failure
 
 from requiretls_mta.message.envelope import Recipient
 from requiretls_mta.message.outcome import Deferred as Postponed
-from requiretls_mta.message.outcome import Delivered, Failed, Outcome, Step
+from requiretls_mta.message.outcome import Failed, Outcome
 from requiretls_mta.message.ports import Events, Transport
 from requiretls_mta.message.reply import Reply
 from requiretls_mta.message.stored import Message
-from requiretls_mta.queue.store import Entry, IQueueStore, Lease, Settled, Settlement
-from requiretls_mta.relay.retry import RetrySettings, next_attempt
+from requiretls_mta.queue.store import Entry, IQueueStore, Lease, Settlement
+from requiretls_mta.relay.retry import RetrySettings
+from requiretls_mta.relay.settling import is_unreachable, settle, tell
 
 Reporter = Callable[[Message, Sequence[Failed]], tuple[Message, ...]]
 """What a message's failures give birth to: reports, or nothing."""
@@ -243,7 +244,7 @@ class Schedule:
     def _attempted(self, key: str, attempt: _Attempt, entries: list[Entry], outcomes: Sequence[Outcome]) -> None:
         for entry, outcome in zip(entries, outcomes, strict=True):
             attempt.outcomes[entry.number] = outcome
-        if all(_is_unreachable(outcome) for outcome in outcomes):
+        if all(is_unreachable(outcome) for outcome in outcomes):
             self._share_fate(key, outcomes[0])
         self._group_done(attempt)
 
@@ -304,24 +305,14 @@ class Schedule:
         self._settlements.append(settlement)
 
     def _settlement(self, attempt: _Attempt) -> Settlement:
-        now, settings = self._wall(), self._settings()
+        settings = self._settings()
+        settled = settle(attempt.lease, attempt.outcomes, self._wall(), settings.retry, self._rng)
         message = attempt.lease.message
-        settled, failed = [], []
-        for entry in attempt.lease.entries:
-            outcome = attempt.outcomes.get(entry.number)
-            if outcome is None:
-                continue
-            due: float | None = None
-            if isinstance(outcome, Postponed):
-                due = next_attempt(message, entry.attempts + 1, now, settings.retry, self._rng)
-                if due is None:
-                    outcome = _expired(outcome)
-            settled.append(Settled(number=entry.number, outcome=outcome, next_attempt=due or 0.0, final=due is None))
-            if isinstance(outcome, Failed):
-                failed.append(outcome)
-            self._tell(message, entry, outcome, due, now)
+        for entry, one in settled:
+            tell(self._events, message, entry, one, self._wall())
+        failed = [one.outcome for _, one in settled if isinstance(one.outcome, Failed)]
         offspring = self._report(message, failed) if failed else ()
-        return Settlement(lease=attempt.lease, settled=tuple(settled), offspring=offspring)
+        return Settlement(lease=attempt.lease, settled=tuple(one for _, one in settled), offspring=offspring)
 
     def _flush(self) -> None:
         settlements, self._settlements = self._settlements, []
@@ -351,54 +342,3 @@ class Schedule:
         busy = self._settlements or self._settling or any(d.running for d in self._destinations.values())
         if self._stopping is not None and not busy and not self._claiming and not self._stopping.called:
             self._stopping.callback(None)
-
-    def _tell(self, message: Message, entry: Entry, outcome: Outcome, due: float | None, now: float) -> None:
-        fields: dict[str, Any] = {
-            "queue_id": message.id,
-            "sender": "" if message.envelope.sender is None else str(message.envelope.sender),
-            "recipient": str(outcome.recipient.address),
-            "mx": outcome.host,
-            "reply": str(outcome.reply),
-            "requiretls": message.envelope.tag.value if message.envelope.tag else None,
-            "attempt": entry.attempts + 1,
-            "delay": round(max(now - message.received, 0.0), 3),
-        }
-        if (security := outcome.security) is not None:
-            fields |= {
-                "tls_version": security.tls_version,
-                "auth": security.auth,
-                "mx_security": security.mx_security,
-                "keyword": security.requiretls,
-            }
-        match outcome:
-            case Delivered():
-                connect, tls, transfer = outcome.delays
-                queued = max(fields["delay"] - connect - tls - transfer, 0.0)
-                fields["delays"] = [round(value, 3) for value in (queued, connect, tls, transfer)]
-                self._events.emit("delivered", **fields)
-            case Postponed():
-                self._events.emit("deferred", **fields, next_attempt=due)
-            case Failed():
-                self._events.emit("expired" if outcome.reply.enhanced == "5.4.7" else "bounced", **fields)
-
-
-def _expired(outcome: Postponed) -> Failed:
-    """What was only postponed so far has had its time (RFC 3463 X.4.7); the last reply stays in the text."""
-    reply = Reply(550, "5.4.7", f"delivery time expired; last: {outcome.reply}")
-    return Failed(
-        recipient=outcome.recipient,
-        reply=reply,
-        host=outcome.host,
-        security=outcome.security,
-        causes=outcome.causes,
-    )
-
-
-def _is_unreachable(outcome: Outcome) -> bool:
-    """Whether no host of the destination could even be connected to."""
-    causes = outcome.causes
-    return (
-        isinstance(outcome, Postponed)
-        and bool(causes)
-        and all(cause.step is Step.CONNECT and cause.reply is None for cause in causes)
-    )
