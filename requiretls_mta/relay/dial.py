@@ -68,7 +68,10 @@ def connector(reactor: Any) -> Connect:
 async def dial(
     connect: Connect, clock: Any, host: Host, address: str, settings: RelaySettings, *, use_tls: bool
 ) -> Line | Cause:
-    """Greeting, EHLO, and if `use_tls` STARTTLS and EHLO again. What stops TLS is told in the line's state."""
+    """Greeting, EHLO, and if `use_tls` STARTTLS and EHLO again.
+
+    What stops TLS is told in the line's state; its session may have ended over it.
+    """
     start = clock.seconds()
     try:
         session = await connect(host, address, settings)
@@ -81,6 +84,9 @@ async def dial(
         trouble = await _converse(line, settings, use_tls=use_tls, clock=clock, start=start)
     except SessionLostError as error:
         return _cause(host, address, str(error))
+    except BaseException:
+        session.abort("the attempt broke off")
+        raise
     if trouble is not None:
         session.quit(settings.timeouts.quit)
     return trouble or line
@@ -96,14 +102,19 @@ async def _converse(line: Line, settings: RelaySettings, *, use_tls: bool, clock
     if greeting.code != 220:
         return _replied(line, greeting, "the greeting was")
     hello = await session.hello(verb, settings.hostname, timeouts.hello)
-    if use_tls and "STARTTLS" in session.offers:
-        reply = await session.command(b"STARTTLS", timeouts.hello)
+    # RFC 3207 4.2: whoever lists STARTTLS inside TLS is not believed.
+    if use_tls and session.tls is None and "STARTTLS" in session.offers:
+        try:
+            reply = await session.command(b"STARTTLS", timeouts.hello)
+        except SessionLostError as error:
+            line.tls, line.detail = TLSState.UNAVAILABLE, f"STARTTLS was not answered: {error}"
+            return None
         if reply.code == 220:
             if not await _secure(line, settings):
                 return None
             hello = await session.hello(verb, settings.hostname, timeouts.hello)
         else:
-            line.tls = TLSState.UNAVAILABLE if reply.is_temporary else TLSState.REFUSED
+            line.tls = TLSState.REFUSED if reply.is_permanent else TLSState.UNAVAILABLE
             line.detail = f"STARTTLS was answered {reply}"
     line.delays = (connected - start, clock.seconds() - connected)
     if hello.is_positive or hello.is_temporary:
@@ -116,11 +127,15 @@ async def _converse(line: Line, settings: RelaySettings, *, use_tls: bool, clock
 
 
 async def _secure(line: Line, settings: RelaySettings) -> bool:
-    """The handshake; False when it failed and the connection is gone."""
+    """The handshake; False when it came to nothing and the connection is gone."""
     try:
         facts = await line.session.start_tls(Handshake(settings.context, line.host.name), settings.timeouts.handshake)
     except HandshakeError as error:
         line.tls, line.detail = TLSState.HANDSHAKE_FAILED, str(error)
+        return False
+    except SessionLostError as error:
+        # It took too long: that may be the network's fault, so a tagged message is not given up for it.
+        line.tls, line.detail = TLSState.UNAVAILABLE, str(error)
         return False
     line.detail = facts.pkix_error or ""
     line.tls = TLSState.UNAUTHENTICATED if facts.pkix_error else TLSState.AUTHENTICATED

@@ -101,7 +101,15 @@ class RelayManager:
             settings=settings,
             local=route.local,
         )
-        return await self._walk(route, demand)
+        # Who needs SMTPUTF8 goes apart, lest a host without it refuses all (RFC 6531 3.5).
+        needing = [not recipient.address.local.isascii() for recipient in recipients]
+        if not any(needing) or all(needing):
+            return await self._walk(route, demand)
+        found = {}
+        for need in (False, True):
+            part = tuple(r for r, needs in zip(recipients, needing, strict=True) if needs is need)
+            found[need] = iter(await self._walk(route, attrs.evolve(demand, recipients=part)))
+        return [next(found[need]) for need in needing]
 
     async def _walk(self, route: Route, demand: _Demand) -> list[Outcome]:
         causes: list[Cause] = []
@@ -123,22 +131,31 @@ class RelayManager:
 
     async def _try(self, host: Host, address: str, demand: _Demand, causes: Sequence[Cause]) -> list[Outcome] | Cause:
         """One address of one host: outcomes, or why it was none."""
-        line = self._kept(host, demand) or await self._dial(host, address, demand, use_tls=not demand.local)
+        kept = self._kept(host, demand)
+        if kept is not None:
+            keyword = demand.judge(host, kept).verdict is Verdict.PROCEED_TAGGED
+            result = await self._send(kept, demand, causes, keyword=keyword)
+            # Servers end kept sessions as they like (RFC 5321 3.8); that says nothing about a new one.
+            if not isinstance(result, Cause) or kept.session.is_open or result.step is not Step.TRANSACTION:
+                return result
+        line = await self._dial(host, address, demand, use_tls=not demand.local)
         if isinstance(line, Cause):
             return line
         row = demand.judge(host, line)
         if demand.local:
             return await self._send(line, demand, causes, keyword=False)
-        if row.verdict is Verdict.CLEAR and line.tls is TLSState.HANDSHAKE_FAILED and host.protocol != "smtps":
+        if row.verdict is Verdict.NEXT_HOST:
+            line.session.quit(demand.settings.timeouts.quit)
+            return _judged(host, line, row)
+        if not line.session.is_open:
+            # The handshake came to nothing, and the message may do without (RFC 8689 4.2.2).
+            if host.protocol == "smtps":
+                # Only here nothing goes without; who did not ask for TLS is not refused for its lack.
+                return attrs.evolve(_judged(host, line, row), temporary=True)
             again = await self._dial(host, address, demand, use_tls=False)
             if isinstance(again, Cause):
                 return again
             line = again
-        elif row.verdict is Verdict.NEXT_HOST or line.tls is TLSState.HANDSHAKE_FAILED:
-            line.session.quit(demand.settings.timeouts.quit)
-            cause = _judged(host, line, row)
-            # Who did not ask for TLS is not refused for its lack; only here (smtps) nothing goes without.
-            return cause if row.verdict is Verdict.NEXT_HOST else attrs.evolve(cause, temporary=True)
         return await self._send(line, demand, causes, keyword=row.verdict is Verdict.PROCEED_TAGGED)
 
     def _kept(self, host: Host, demand: _Demand) -> Line | None:
@@ -146,12 +163,15 @@ class RelayManager:
             row = demand.judge(host, line)
             return demand.local or row.verdict is not Verdict.NEXT_HOST
 
-        return self._pool.take(
+        line = self._pool.take(
             host,
             optional=demand.requirement is Requirement.OPTIONAL,
             generation=demand.settings.generation,
             fits=fits,
         )
+        if line is not None:
+            line.host = host  # the same one, but perhaps found in another way
+        return line
 
     async def _dial(self, host: Host, address: str, demand: _Demand, *, use_tls: bool) -> Line | Cause:
         line = await dial(self._connect, self._clock, host, address, demand.settings, use_tls=use_tls)

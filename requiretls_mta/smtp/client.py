@@ -16,7 +16,7 @@ from zope.interface import implementer
 
 from requiretls_mta.message.reply import Reply, quote
 from requiretls_mta.smtp.capabilities import capabilities
-from requiretls_mta.smtp.client_replies import ReplyReader, ReplySyntaxError
+from requiretls_mta.smtp.client_replies import Heard, ReplyReader, ReplySyntaxError
 from requiretls_mta.tls.client import Handshake
 from requiretls_mta.tls.facts import ClientTLS
 
@@ -54,13 +54,15 @@ class ClientSession(Protocol):
     def __init__(self, clock: Any) -> None:
         self._clock = clock
         self._reader = ReplyReader()
-        self._unread: deque[Reply] = deque()
+        self._unread: deque[Heard] = deque()
         self._waiting: deque[tuple[Deferred[Reply], float]] = deque()
         self._timer: Any = None
         self._handshake: Handshake | None = None
         self._secured: Deferred[ClientTLS] | None = None
         self._end: str | None = None
-        self._on_end: list[Deferred[None]] = []
+        self._sending: _Sender | None = None
+        self._listing = False
+        """Whether the next reply is to list what the server offers."""
         self.tls: ClientTLS | None = None
         self.offers: Mapping[str, tuple[str, ...]] = {}
         """What the last EHLO listed; nothing after STARTTLS until the next."""
@@ -97,10 +99,8 @@ class ClientSession(Protocol):
     async def hello(self, verb: str, name: str, timeout: float) -> Reply:
         """EHLO, LHLO or HELO; what it lists replaces all that was known."""
         self.offers = {}
-        reply = await self.command(f"{verb} {name}".encode("ascii"), timeout)
-        if reply.code == 250 and verb != "HELO":
-            self.offers = capabilities(reply)
-        return reply
+        self._listing = verb != "HELO"
+        return await self.command(f"{verb} {name}".encode("ascii"), timeout)
 
     def start_tls(self, handshake: Handshake, timeout: float) -> Deferred[ClientTLS]:
         """The handshake, after a 220 to STARTTLS or at once; fails with `HandshakeError` or `SessionLostError`."""
@@ -125,7 +125,7 @@ class ClientSession(Protocol):
         if not self.is_open:
             sender.done.errback(SessionLostError(self._end or "the connection is closed"))
             return sender.done
-        self._on_end.append(sender.lost)
+        self._sending = sender
         sender.start()
         return sender.done
 
@@ -138,9 +138,12 @@ class ClientSession(Protocol):
         """Hang up now."""
         if self._end is None:
             self._end = why
-            if self.transport is not None:
-                self.transport.abortConnection()
-            self._fail(why)
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        if self.transport is not None:
+            self.transport.abortConnection()
+        self._fail(self._end or "")
 
     # --- Twisted's side ---------------------------------------------------------------------------------------
 
@@ -156,7 +159,14 @@ class ClientSession(Protocol):
         if handshake is None or secured is None:
             return
         self._set_timer(None)
-        self.tls = handshake.facts(self.transport.getHandle())
+        try:
+            self.tls = handshake.facts(self.transport.getHandle())
+        except Exception as error:
+            # Certificates are the peer's octets, and readers of them differ in what they take.
+            why = f"the certificate cannot be read: {quote(str(error))}"
+            self.abort(why)
+            secured.errback(HandshakeError(why))
+            return
         secured.callback(self.tls)
 
     def dataReceived(self, data: bytes) -> None:
@@ -167,16 +177,22 @@ class ClientSession(Protocol):
             self.abort(f"the server broke the protocol: {error}")
             return
         while self._unread and self._end is None:
-            reply = self._unread.popleft()
+            heard = self._unread.popleft()
+            reply = heard.reply
             if not self._waiting:
                 self.abort(f"the server said unasked: {quote(str(reply))}")
                 return
             waiter, _ = self._waiting.popleft()
             self.await_next()
+            if self._listing:
+                self._listing = False
+                self.offers = capabilities(heard.lines) if reply.code == 250 else {}
+            if reply.code == 421:
+                # RFC 5321 3.8: whatever it was the reply to, nothing more is said here.
+                self._end = f"the server closes the session: {quote(str(reply))}"
             waiter.callback(reply)
             if reply.code == 421:
-                self.abort(f"the server closes the session: {quote(str(reply))}")
-                return
+                self._hang_up()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The end of the connection."""
@@ -201,8 +217,14 @@ class ClientSession(Protocol):
         return waiter
 
     def await_next(self) -> None:
-        """Give the reply that is due next its own time."""
-        self._set_timer(self._waiting[0][1] if self._waiting and self.is_open else None)
+        """Give what is due next its own time: a piece of the message that flows, else a reply."""
+        if not self.is_open:
+            self._set_timer(None)
+        elif self._sending is not None:
+            # A reply that comes early must not stop the clock of a transfer that then stalls.
+            self._set_timer(self._sending.timeout)
+        else:
+            self._set_timer(self._waiting[0][1] if self._waiting else None)
 
     def _set_timer(self, seconds: float | None) -> None:
         timer = self._timer
@@ -227,10 +249,8 @@ class ClientSession(Protocol):
         waiting, self._waiting = self._waiting, deque()
         for waiter, _ in waiting:
             waiter.errback(SessionLostError(why))
-        on_end, self._on_end = self._on_end, []
-        for ended in on_end:
-            if not ended.called:
-                ended.callback(None)
+        if self._sending is not None:
+            self._sending.end(SessionLostError("the connection was lost while sending"))
 
 
 @implementer(IPullProducer)
@@ -240,39 +260,40 @@ class _Sender:
     def __init__(self, session: ClientSession, pieces: Iterator[bytes], timeout: float) -> None:
         self._session = session
         self._pieces = pieces
-        self._timeout = timeout
+        self.timeout = timeout
         self.done: Deferred[None] = Deferred()
-        self.lost: Deferred[None] = Deferred()
 
     def start(self) -> None:
-        self.lost.addCallback(lambda _: self._over(SessionLostError("the connection was lost while sending")))
+        """The transport will ask."""
         self._session.transport.registerProducer(self, False)
 
     def resumeProducing(self) -> None:
         """The transport has room."""
         if self.done.called:
             return
-        self._session._set_timer(self._timeout)  # each piece that was taken is progress
+        self._session.await_next()  # each piece that was taken is progress
         try:
             piece = next(self._pieces, None)
         except Exception as error:
             # Whatever is wrong with our copy, the server must not take what it has for the whole.
             self._session.abort("the message cannot be read")
-            self._over(error)
+            self.end(error)
             return
         if piece is None:
-            self._over(None)
+            self.end(None)
         else:
             self._session.transport.write(piece)
 
     def stopProducing(self) -> None:
-        """The connection is gone; `lost` tells."""
+        """The connection is gone; the session tells."""
 
-    def _over(self, error: Exception | None) -> None:
+    def end(self, error: Exception | None) -> None:
+        """Nothing more is sent."""
         if self.done.called:
             return
         if self._session.transport is not None:
             self._session.transport.unregisterProducer()
+        self._session._sending = None
         self._session.await_next()
         if error is None:
             self.done.callback(None)

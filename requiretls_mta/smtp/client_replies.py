@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import attrs
+
 from requiretls_mta.message.reply import Reply, parse_reply
 
 LINE_LIMIT = 2048
@@ -14,6 +16,16 @@ _LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*))?\Z", re.DOTALL)
 
 class ReplySyntaxError(Exception):
     """The server said something that is no SMTP reply."""
+
+
+@attrs.frozen
+class Heard:
+    """A reply as it came."""
+
+    reply: Reply
+    """Its text is cut and escaped, fit to be shown."""
+    lines: tuple[bytes, ...]
+    """The texts of all its lines, whole."""
 
 
 class ReplyReader:
@@ -29,7 +41,7 @@ class ReplyReader:
         """Whether nothing waits to be completed."""
         return not self._buffer and not self._lines
 
-    def feed(self, data: bytes) -> list[Reply]:
+    def feed(self, data: bytes) -> list[Heard]:
         """The replies that the octets complete; raises `ReplySyntaxError`."""
         lines = (self._buffer + data).split(b"\n")
         self._buffer = lines.pop()
@@ -37,12 +49,12 @@ class ReplyReader:
             raise ReplySyntaxError("a reply line is too long")
         found = []
         for line in lines:
-            reply = self._line(line.removesuffix(b"\r"))
-            if reply is not None:
-                found.append(reply)
+            heard = self._line(line.removesuffix(b"\r"))
+            if heard is not None:
+                found.append(heard)
         return found
 
-    def _line(self, line: bytes) -> Reply | None:
+    def _line(self, line: bytes) -> Heard | None:
         match = _LINE.match(line)
         if not match or len(line) > LINE_LIMIT:
             raise ReplySyntaxError("a line that is no reply")
@@ -56,4 +68,4 @@ class ReplyReader:
                 raise ReplySyntaxError("a reply of too many lines")
             return None
         lines, self._lines = self._lines, []
-        return parse_reply(int(code), lines)
+        return Heard(parse_reply(int(code), lines), tuple(lines))

@@ -21,6 +21,7 @@ _ONE_WRITE = 64 * 1024
 _NEEDS_8BIT = Reply(550, "5.6.3", "the message has 8-bit content, which the host does not take")
 _NEEDS_UTF8 = Reply(550, "5.6.7", "the message needs SMTPUTF8, which the host does not offer")
 _NO_RECIPIENT = Reply(451, "4.3.0", "the message was not sent: no recipient was accepted")
+_EARLY = Reply(451, "4.5.0", "the host answered before it had the message")
 _UNKNOWN = Reply(451, "4.4.2", "connection lost after the message was sent: whether it was taken is not known")
 
 
@@ -79,6 +80,11 @@ async def transact(
     return Answered(replies, dsn_relayed="DSN" in session.offers, reusable=sending.is_over)
 
 
+def _settled(reply: Reply) -> Reply:
+    """Only 2xx is a yes here; 3xx, asked for or not, promises nothing (RFC 5321 4.2.1)."""
+    return Reply(451, "4.5.0", f"the host answered out of place: {reply}") if 300 <= reply.code < 400 else reply
+
+
 class _Sending:
     """The steps of one transaction."""
 
@@ -117,18 +123,22 @@ class _Sending:
         if len(replies) > len(lines):
             self._begun = True
             self._last = replies.pop()
-        mail = await replies[0]
-        rcpts = [await reply for reply in replies[1:]]
-        if not mail.is_positive or not any(reply.is_positive for reply in rcpts):
+        mail = _settled(await replies[0])
+        if not mail.is_positive:
+            # Nothing of what came behind it can have been taken, whether the host still answers it or hangs up.
+            await self._give_up(replies[1:])
+            return mail, []
+        rcpts = [_settled(await reply) for reply in replies[1:]]
+        if not any(reply.is_positive for reply in rcpts):
             await self._give_up()
         return mail, rcpts
 
     async def in_turn(self, lines: Sequence[bytes]) -> tuple[Reply, list[Reply]]:
         """Command by command, for a server without PIPELINING."""
-        mail = await self._session.command(lines[0], self._timeouts.mail)
+        mail = _settled(await self._session.command(lines[0], self._timeouts.mail))
         if not mail.is_positive:
             return mail, []
-        rcpts = [await self._session.command(line, self._timeouts.rcpt) for line in lines[1:]]
+        rcpts = [_settled(await self._session.command(line, self._timeouts.rcpt)) for line in lines[1:]]
         if not any(reply.is_positive for reply in rcpts):
             await self._give_up()
         return mail, rcpts
@@ -138,7 +148,7 @@ class _Sending:
         if count == 0:
             return iter(())
         if self._bdat:
-            reply = await (self._last if self._begun else self._chunk())
+            reply = _settled(await (self._last if self._begun else self._chunk()))
             self.is_over = True
             return itertools.repeat(reply)
         start = await (self._last if self._begun else self._session.command(b"DATA", self._timeouts.data))
@@ -146,8 +156,8 @@ class _Sending:
             return itertools.repeat(start if not start.is_positive else _NO_RECIPIENT)
         waits = [self._session.expect(self._timeouts.end) for _ in range(count if self._lmtp else 1)]
         self._waits = waits
-        await self._session.send(_marked(stuff(self._message.pieces()), self), self._timeouts.chunk)
-        replies = [await wait for wait in waits]
+        await self._flow(stuff(self._message.pieces()))
+        replies = [_settled(await wait) for wait in waits]
         self.is_over = True
         return iter(replies) if self._lmtp else itertools.repeat(replies[0])
 
@@ -156,18 +166,33 @@ class _Sending:
         size = self._message.size
         (wait,) = self._session.commands([(b"BDAT %d LAST" % size, self._timeouts.end)])
         self._waits = [wait]
-        await self._session.send(_marked(self._message.pieces(), self), self._timeouts.chunk)
+        await self._flow(self._message.pieces())
         return await wait
 
-    async def _give_up(self) -> None:
-        """Nobody will get it: end what was begun, and leave the session as it was before MAIL."""
-        if self._begun:
-            last = await self._last
-            if last.code == 354:
-                # RFC 2920 3.1: the server waits for data that must not come.
-                await self._session.command(b".", self._timeouts.end)
-        self._begun = False
-        self.is_over = (await self._session.command(b"RSET", self._timeouts.mail)).is_positive
+    async def _flow(self, pieces: Iterator[bytes]) -> None:
+        """Send the octets. A host that answered all before it had them, and stopped reading, has refused or lied."""
+        try:
+            await self._session.send(_marked(pieces, self), self._timeouts.chunk)
+        except SessionLostError:
+            if self.is_sent or not all(wait.called for wait in self._waits):
+                raise
+            for wait in self._waits:
+                wait.addCallback(lambda reply: _EARLY if reply.is_positive else reply)
+
+    async def _give_up(self, waits: Sequence[Deferred[Reply]] = ()) -> None:
+        """Nobody will get it: end what was begun, and leave the session as it was before MAIL, if it still stands."""
+        try:
+            for wait in waits:
+                await wait
+            if self._begun:
+                last = await self._last
+                if last.code == 354:
+                    # RFC 2920 3.1: the server waits for data that must not come.
+                    await self._session.command(b".", self._timeouts.end)
+            self._begun = False
+            self.is_over = (await self._session.command(b"RSET", self._timeouts.mail)).is_positive
+        except SessionLostError:
+            self.give_up_waiting()
 
 
 def _marked(pieces: Iterator[bytes], sending: _Sending) -> Iterator[bytes]:

@@ -12,19 +12,23 @@ class FakeMX:
     """Listens on a loopback address in threads of its own. Options say how it behaves.
 
     `clear` and `inside`: keywords of EHLO before and in TLS. `files`: a certificate of tests/lab/ca. `replies`: verb to
-    reply line(s), with `.` for the end of data; `close`: the verb at which it hangs up. `starttls`: its reply, and
-    `behind` what comes in the same segment.
+    reply line(s), with `.` for the end of data; `close`: the verb at which it hangs up; `closed`: the verb behind whose
+    reply it hangs up. `starttls`: its reply, and `behind` what comes in the same segment; `maximum`: its only TLS
+    version. `early`: a reply right behind 354, after which it reads nothing more. `stall`: it never shakes hands.
+    `implicit`: TLS from the first octet.
     """
 
     def __init__(self, address="127.0.0.1", port=0, **options):
         self.options = {"clear": ("STARTTLS", *GOOD), "inside": (*GOOD, "REQUIRETLS"), "files": None, "replies": {}}
         self.options |= options
         self.clear, self.tls, self.messages, self.connections, self.verbs = b"", b"", [], 0, []
+        self.over = threading.Event()
         self._socket = socket.create_server((address, port))
         self.address, self.port = self._socket.getsockname()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self):
+        self.over.set()
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread in accept()
         self._socket.close()
@@ -76,6 +80,8 @@ class _Dialogue:
 
     def run(self):
         options = self.mx.options
+        if options.get("implicit"):
+            self.secured()
         self.say(options.get("greeting", "220 fake.test ESMTP"))
         while True:
             line = self.line()
@@ -95,6 +101,9 @@ class _Dialogue:
                 self.data(reply)
             elif verb == "BDAT":
                 octets = self.count(int(line.split()[1]))
+                if not self.rcpts:
+                    self.say("503 5.5.1 no valid recipients")
+                    continue
                 self.end(reply or self.mx.options["replies"].get("."), octets)
             elif verb == "QUIT":
                 self.say("221 bye")
@@ -109,6 +118,8 @@ class _Dialogue:
                 if verb == "RCPT":
                     self.rcpts += (reply or "250").startswith("2")
                 self.say(reply or "250 2.0.0 ok")
+            if options.get("closed") == verb:
+                return
 
     def hello(self, reply):
         if reply:
@@ -126,17 +137,32 @@ class _Dialogue:
         if self.mx.options.get("break_handshake"):
             self.connection.recv(100)
             return False
+        self.secured()
+        return True
+
+    def secured(self):
+        if self.mx.options.get("stall"):
+            while self.connection.recv(100):
+                pass
+            raise ConnectionError
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        if "maximum" in self.mx.options:
+            context.set_ciphers("ALL:@SECLEVEL=0")
+            context.minimum_version = context.maximum_version = self.mx.options["maximum"]
         context.load_cert_chain(self.mx.options["files"].chain, self.mx.options["files"].key)
         self.connection = context.wrap_socket(self.connection, server_side=True)
         self.secure, self.buffer = True, b""
-        return True
 
     def data(self, reply):
         if reply or not self.rcpts:
             self.say(reply or "554 5.5.1 no valid recipients")
             return
         self.say("354 go on")
+        if "early" in self.mx.options:
+            self.mx.over.wait(0.3)  # the client has filled every buffer by then
+            self.say(self.mx.options["early"])
+            self.mx.over.wait(10)
+            return
         octets = b""
         while (line := self.line()) != b".":
             octets += line.removeprefix(b".") + b"\r\n"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from requiretls_mta.message.reply import Reply
+from requiretls_mta.message.reply import QUOTE_LIMIT, Reply
 from requiretls_mta.smtp.capabilities import capabilities
 from requiretls_mta.smtp.client_replies import LINES_LIMIT, ReplyReader, ReplySyntaxError
 
@@ -22,7 +22,7 @@ def test_any_split_gives_the_same_replies(cuts):
     """The borders of segments mean nothing."""
     reader, found, at = ReplyReader(), [], 0
     for cut in [*sorted(cuts), len(WIRE)]:
-        found += reader.feed(WIRE[at:cut])
+        found += [heard.reply for heard in reader.feed(WIRE[at:cut])]
         at = cut
     assert found == REPLIES
     assert reader.is_empty
@@ -33,7 +33,7 @@ def test_whatever_comes_is_a_reply_or_an_error(octets):
     """No other exception, no reply with controls in it."""
     reader = ReplyReader()
     try:
-        replies = reader.feed(octets)
+        replies = [heard.reply for heard in reader.feed(octets)]
     except ReplySyntaxError:
         return
     for reply in replies:
@@ -63,6 +63,18 @@ def test_what_is_no_reply_is_refused(octets):
 
 def test_keywords_are_exact_and_not_in_the_greeting():
     """C21 to C23: the first line is a name; the keyword is the first word of a line, whatever its case."""
-    found = capabilities(Reply(250, None, "REQUIRETLS hello\nXREQUIRETLS\nAUTH REQUIRETLS\nsize 10\nSTARTTLS\n"))
+    found = capabilities([b"REQUIRETLS hello", b"XREQUIRETLS", b"AUTH REQUIRETLS", b"size 10", b"STARTTLS", b""])
     assert found == {"XREQUIRETLS": (), "AUTH": ("REQUIRETLS",), "SIZE": ("10",), "STARTTLS": ()}
-    assert capabilities(Reply(250, None, "only.a.name")) == {}
+    assert capabilities([b"only.a.name"]) == {}
+
+
+def test_only_ascii_makes_a_keyword():
+    """No letter that merely looks or folds like one: U+017F is an S in upper case."""
+    assert "STARTTLS" not in capabilities([b"mx", "\u017ftarttls".encode(), "requiretl\u017f".encode(), b"\xff"])
+
+
+def test_a_long_reply_is_shown_cut_but_read_whole():
+    """What a report quotes is bounded; what EHLO lists is not lost with it."""
+    (heard,) = ReplyReader().feed(b"".join(b"250-X%0100d\r\n" % n for n in range(50)) + b"250 REQUIRETLS\r\n")
+    assert len(heard.reply.text) <= QUOTE_LIMIT
+    assert len(heard.lines) == 51 and "REQUIRETLS" in capabilities(heard.lines)
