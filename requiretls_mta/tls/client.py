@@ -20,6 +20,7 @@ from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from zope.interface import implementer
 
 from requiretls_mta.message.address import literal_address
+from requiretls_mta.message.reply import quote
 from requiretls_mta.tls.facts import ClientTLS
 
 
@@ -95,8 +96,11 @@ class Handshake:
                 verify_certificate_ip_address(leaf, self._address)
             else:
                 verify_certificate_hostname(leaf, self._host)
-        except (VerificationError, CertificateError, ValueError):
+        except (VerificationError, CertificateError):
             return f"the certificate does not bear the name {self._host} ({_names(leaf)})"
+        except Exception as error:
+            # The octets are the peer's: extensions twice, of no form, in encodings of no name.
+            return f"the names in the certificate cannot be read: {quote(str(error))}"
         return None
 
 
@@ -112,10 +116,10 @@ def _ip(host: str) -> str | None:
 def _names(leaf: x509.Certificate) -> str:
     try:
         alternative = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
+    except x509.ExtensionNotFound:
         return "it has no subject alternative name"
     names = [str(name.value) for name in alternative if isinstance(name, x509.DNSName | x509.IPAddress)]
-    return "it bears " + ", ".join(names[:5]) if names else "it bears no DNS name"
+    return quote("it bears " + ", ".join(names[:5])) if names else "it bears no DNS name"
 
 
 # The codes of X509_V_ERR_* in OpenSSL's x509_vfy.h that mail operators meet.

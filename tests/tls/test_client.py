@@ -8,6 +8,8 @@ import threading
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from twisted.internet import reactor
 from twisted.internet.defer import inlineCallbacks
 from twisted.internet.endpoints import TCP4ClientEndpoint
@@ -28,6 +30,43 @@ def test_roots_that_cannot_be_read_are_named(tmp_path):
     with pytest.raises(TrustError, match="no PEM certificates"):
         client_context(str(tmp_path / "empty"))
     assert client_context("system")
+
+
+class Shown:
+    """A finished handshake that showed these certificates."""
+
+    def __init__(self, *chain):
+        self._chain = list(chain)
+
+    def get_peer_cert_chain(self, *, as_cryptography):
+        return self._chain
+
+    def get_protocol_version_name(self):
+        return "TLSv1.3"
+
+    def get_cipher_name(self):
+        return "TLS_AES_128_GCM_SHA256"
+
+
+def test_nobody_looked_is_no_yes():
+    """No certificate, or no run of the callback, never means verified."""
+    handshake = Handshake(client_context("system"), "mx.a.test")
+    assert handshake.facts(Shown()).pkix_error is not None
+    with tempfile.TemporaryDirectory() as folder:
+        good = CA(Path(folder)).host("mx.a.test").certificate
+    assert handshake.facts(Shown(good)).name_error is None
+    assert handshake.facts(Shown(good)).pkix_error is not None
+
+
+def test_an_extension_twice_is_no_name():
+    """What OpenSSL lets through and our reader refuses authenticates nobody, and breaks nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        octets = CA(Path(folder)).host("mx.a.test").certificate.public_bytes(Encoding.DER)
+    key_identifier, alternative_name = b"\x06\x03\x55\x1d\x0e", b"\x06\x03\x55\x1d\x11"
+    assert octets.count(key_identifier) == octets.count(alternative_name) == 1
+    twice = x509.load_der_x509_certificate(octets.replace(key_identifier, alternative_name))
+    facts = Handshake(client_context("system"), "mx.a.test").facts(Shown(twice))
+    assert "cannot be read" in (facts.name_error or "")
 
 
 class Facts(TestCase):
