@@ -17,6 +17,7 @@ from requiretls_mta.message.reply import Reply
 from requiretls_mta.relay.route import Host
 from requiretls_mta.relay.settings import RelaySettings
 from requiretls_mta.smtp.client import ClientSession, HandshakeError, SessionLostError
+from requiretls_mta.smtp.login import log_in
 from requiretls_mta.tls.client import Handshake
 from requiretls_mta.tls.judge import TLSState
 
@@ -35,6 +36,7 @@ class Line:
     detail: str = ""
     """Why there is no TLS, or no authentication."""
     generation: int = 0
+    logged_in: bool = False
     delays: tuple[float, float] = (0.0, 0.0)
     """Seconds that connecting and TLS took."""
 
@@ -90,6 +92,32 @@ async def dial(
     if trouble is not None:
         session.quit(settings.timeouts.quit)
     return trouble or line
+
+
+async def identify(line: Line, settings: RelaySettings) -> Cause | None:
+    """Log in where the configuration says so; why the host cannot be used, or None when it can.
+
+    All of it is temporary: a wrong password or certificate is for the operator to mend, and no reason to lose mail.
+    """
+    login = settings.logins.get(line.host.name)
+    if login is None or line.logged_in:
+        return None
+    if line.tls is not TLSState.AUTHENTICATED:
+        return attrs.evolve(
+            _cause(line.host, line.address, f"no login without authenticated TLS: {line.detail or line.tls.value}"),
+            step=Step.AUTHENTICATE,
+            clause="RFC 4954 4",
+        )
+    try:
+        reply = await log_in(line.session, login, settings.timeouts.mail)
+    except SessionLostError as error:
+        return _cause(line.host, line.address, f"lost while logging in: {error}")
+    if reply.code != 235:
+        # RFC 4954 6: whatever the code, ours is the temporary trouble of not getting in.
+        meant = reply if reply.is_temporary else Reply(454, "4.7.0", reply.text)
+        return _cause(line.host, line.address, f"the login was answered {reply}", meant)
+    line.logged_in = True
+    return None
 
 
 async def _converse(line: Line, settings: RelaySettings, *, use_tls: bool, clock: Any, start: float) -> Cause | None:

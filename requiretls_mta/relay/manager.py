@@ -14,7 +14,7 @@ from requiretls_mta.message.outcome import Deferred as Postponed
 from requiretls_mta.message.ports import Events
 from requiretls_mta.message.reply import Reply
 from requiretls_mta.message.stored import Message
-from requiretls_mta.relay.dial import Connect, Line, connector, dial
+from requiretls_mta.relay.dial import Connect, Line, connector, dial, identify
 from requiretls_mta.relay.lookup import RouteFinder
 from requiretls_mta.relay.pool import Pool
 from requiretls_mta.relay.route import Host, NoRoute, Route
@@ -192,6 +192,10 @@ class RelayManager:
         settings, host = demand.settings, line.host
         start = self._clock.seconds()
         try:
+            trouble = await identify(line, settings)
+            if trouble is not None:
+                line.session.quit(settings.timeouts.quit)
+                return trouble
             answer = await transact(
                 line.session,
                 demand.message,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import attrs
 from OpenSSL import SSL
 
 from requiretls_mta.smtp.client import Timeouts
+from requiretls_mta.smtp.login import Login
 from requiretls_mta.tls.policy import Policies
 
 
@@ -21,6 +24,8 @@ class RelaySettings:
     timeouts: Timeouts = attrs.field(factory=Timeouts)
     idle: float = 5.0
     """Seconds that an idle session is kept for the next message."""
+    logins: Mapping[str, Login] = attrs.field(factory=dict)
+    """By host name (A-labels, lower case): hosts that are told who we are, once TLS has authenticated them."""
     source_ipv4: str = ""
     source_ipv6: str = ""
     generation: int = 0

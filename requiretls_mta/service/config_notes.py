@@ -18,7 +18,6 @@ _LATER: dict[Path_, Callable[[Config], bool]] = {
     ("workers",): lambda config: config.workers != 1,
     ("delivery", "recipients"): lambda config: config.delivery.recipients != "any",
     ("list",): lambda config: bool(config.lists),
-    ("relay", "auth"): lambda config: bool(config.relay.auth),
     ("relay", "delay_warning"): lambda _: True,
     ("requiretls", "rule"): lambda config: bool(config.requiretls.rule),
     ("requiretls", "profile"): lambda config: config.requiretls.profile != "rfc8689",

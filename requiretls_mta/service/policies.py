@@ -15,6 +15,7 @@ from requiretls_mta.relay.settings import RelaySettings
 from requiretls_mta.relay.static_routes import StaticRoute, parse_route
 from requiretls_mta.report.dsn import ReportSettings
 from requiretls_mta.service.config import Config
+from requiretls_mta.smtp.login import Login
 from requiretls_mta.smtp.settings import SessionSettings
 from requiretls_mta.tls.client import client_context
 from requiretls_mta.tls.policy import Policies as Levels
@@ -70,13 +71,17 @@ def policies(config: Config, generation: int = 0) -> Policies:
 
 
 def relay_settings(config: Config, generation: int = 0) -> RelaySettings:
-    """How outgoing sessions behave; reads the trusted roots, raises `tls.client.TrustError`."""
+    """How outgoing sessions behave; reads trusted roots and passwords, raises `tls.client.TrustError` or `OSError`."""
     relay = config.relay
     return RelaySettings(
         hostname=config.hostname,
         context=client_context(relay.trust),
         levels=_levels(config),
         idle=relay.idle,
+        logins={
+            str(host): Login(login.user, login.password_file.read_bytes().partition(b"\n")[0].removesuffix(b"\r"))
+            for host, login in relay.auth.items()
+        },
         source_ipv4=relay.source_ipv4,
         source_ipv6=relay.source_ipv6,
         generation=generation,

@@ -15,7 +15,7 @@ class FakeMX:
     reply line(s), with `.` for the end of data; `close`: the verb at which it hangs up; `closed`: the verb behind whose
     reply it hangs up. `starttls`: its reply, and `behind` what comes in the same segment; `maximum`: its only TLS
     version. `early`: a reply right behind 354, after which it reads nothing more. `stall`: it never shakes hands.
-    `implicit`: TLS from the first octet.
+    The reply to AUTH is a tuple: one behind another, each 334 waiting for a line. `implicit`: TLS from the first octet.
     """
 
     def __init__(self, address="127.0.0.1", port=0, **options):
@@ -105,6 +105,11 @@ class _Dialogue:
                     self.say("503 5.5.1 no valid recipients")
                     continue
                 self.end(reply or self.mx.options["replies"].get("."), octets)
+            elif verb == "AUTH":
+                for prompt in reply or ("235 2.7.0 ok",):
+                    self.say(prompt)
+                    if prompt.startswith("334"):
+                        self.line()
             elif verb == "QUIT":
                 self.say("221 bye")
                 return
