@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import attrs
+
 from requiretls_mta.relay.dial import Line
 from requiretls_mta.relay.route import Host
 
@@ -13,24 +15,35 @@ _MOST = 500
 """Idle sessions kept in all."""
 
 
+@attrs.frozen(eq=False)
+class _Kept:
+    """A line nobody uses now."""
+
+    line: Line
+    timer: Any
+    quit_time: float
+
+
 class Pool:
     """Idle lines by host. Those opened for TLS-optional mail are kept apart: they took whatever TLS there was."""
 
     def __init__(self, clock: Any) -> None:
         self._clock = clock
-        self._idle: dict[_Key, list[tuple[Line, Any]]] = {}
+        self._idle: dict[_Key, list[_Kept]] = {}
         self._count = 0
 
     def take(self, host: Host, *, optional: bool, generation: int, fits: Callable[[Line], bool]) -> Line | None:
-        """An idle line to that host that `fits`; none from before the last reload."""
+        """An idle line to that host that `fits`; those from before the last reload are ended."""
         key = _key(host, optional=optional)
-        entries = self._idle.get(key, [])
-        for place in range(len(entries) - 1, -1, -1):
-            line, _ = entries[place]
-            if not line.session.is_open or line.generation != generation:
-                self._drop(key, place)
+        for kept in reversed(self._idle.get(key, ())[:]):
+            line = kept.line
+            if not line.session.is_open:
+                self._drop(key, kept)
+            elif line.generation != generation:
+                self._drop(key, kept)
+                line.session.quit(kept.quit_time)
             elif fits(line):
-                self._drop(key, place)
+                self._drop(key, kept)
                 return line
         return None
 
@@ -42,31 +55,30 @@ class Pool:
             line.session.quit(quit_time)
             return
         key = _key(line.host, optional=optional)
-        timer = self._clock.callLater(idle, self._expire, key, line, quit_time)
-        self._idle.setdefault(key, []).append((line, timer))
+        timer = self._clock.callLater(idle, self._expire, key, line)
+        self._idle.setdefault(key, []).append(_Kept(line, timer, quit_time))
         self._count += 1
 
     def close(self) -> None:
         """End all."""
         for key in list(self._idle):
             while key in self._idle:
-                line, _ = self._idle[key][-1]
-                self._drop(key, -1)
-                line.session.abort("the service stops")
+                kept = self._idle[key][-1]
+                self._drop(key, kept)
+                kept.line.session.abort("the service stops")
 
-    def _expire(self, key: _Key, line: Line, quit_time: float) -> None:
-        for place, (kept, _) in enumerate(self._idle.get(key, [])):
-            if kept is line:
-                self._drop(key, place)
-                break
-        line.session.quit(quit_time)
+    def _expire(self, key: _Key, line: Line) -> None:
+        # A timer fires for a line that is still here: whoever takes one away cancels its timer.
+        kept = next(kept for kept in self._idle[key] if kept.line is line)
+        self._drop(key, kept)
+        line.session.quit(kept.quit_time)
 
-    def _drop(self, key: _Key, place: int) -> None:
+    def _drop(self, key: _Key, kept: _Kept) -> None:
         entries = self._idle[key]
-        _, timer = entries.pop(place)
+        entries.remove(kept)
         self._count -= 1
-        if timer.active():
-            timer.cancel()
+        if kept.timer.active():
+            kept.timer.cancel()
         if not entries:
             del self._idle[key]
 

@@ -157,9 +157,22 @@ class _Sending:
         waits = [self._session.expect(self._timeouts.end) for _ in range(count if self._lmtp else 1)]
         self._waits = waits
         await self._flow(stuff(self._message.pieces()))
-        replies = [_settled(await wait) for wait in waits]
-        self.is_over = True
-        return iter(replies) if self._lmtp else itertools.repeat(replies[0])
+        replies = await self._answers(waits)
+        self.is_over = len(replies) == len(waits)
+        return itertools.chain(replies, itertools.repeat(_UNKNOWN)) if self._lmtp else itertools.repeat(replies[0])
+
+    async def _answers(self, waits: Sequence[Deferred[Reply]]) -> list[Reply]:
+        """The replies to the message. Those that came stand, though the session is lost before the others."""
+        found = [_settled(await waits[0])]
+        for wait in waits[1:]:
+            try:
+                reply = await wait
+            except SessionLostError:
+                # RFC 2033 4.2: each reply is its recipient's own; who was told yes must not get the message twice.
+                self.give_up_waiting()
+                break
+            found.append(_settled(reply))
+        return found
 
     async def _chunk(self) -> Reply:
         """A large message as one chunk."""
