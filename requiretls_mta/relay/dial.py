@@ -68,9 +68,9 @@ def connector(reactor: Any) -> Connect:
 
 
 async def dial(
-    connect: Connect, clock: Any, host: Host, address: str, settings: RelaySettings, *, use_tls: bool
+    connect: Connect, clock: Any, host: Host, address: str, settings: RelaySettings, *, use_tls: bool, use_helo: bool
 ) -> Line | Cause:
-    """Greeting, EHLO, and if `use_tls` STARTTLS and EHLO again.
+    """Greeting, EHLO, and if `use_tls` STARTTLS and EHLO again; HELO where EHLO is refused only if `use_helo`.
 
     What stops TLS is told in the line's state; its session may have ended over it.
     """
@@ -83,7 +83,7 @@ async def dial(
         return _cause(host, address, f"the connection failed: {type(error).__name__}")
     line = Line(session, host, address, TLSState.NOT_OFFERED, generation=settings.generation)
     try:
-        trouble = await _converse(line, settings, use_tls=use_tls, clock=clock, start=start)
+        trouble = await _converse(line, settings, clock, start, use_tls=use_tls, use_helo=use_helo)
     except SessionLostError as error:
         return _cause(host, address, str(error))
     except BaseException:
@@ -120,7 +120,9 @@ async def identify(line: Line, settings: RelaySettings) -> Cause | None:
     return None
 
 
-async def _converse(line: Line, settings: RelaySettings, *, use_tls: bool, clock: Any, start: float) -> Cause | None:
+async def _converse(
+    line: Line, settings: RelaySettings, clock: Any, start: float, *, use_tls: bool, use_helo: bool
+) -> Cause | None:
     session, host, timeouts = line.session, line.host, settings.timeouts
     verb = "LHLO" if host.protocol == "lmtp" else "EHLO"
     if host.protocol == "smtps" and not await _secure(line, settings):
@@ -147,9 +149,12 @@ async def _converse(line: Line, settings: RelaySettings, *, use_tls: bool, clock
     line.delays = (connected - start, clock.seconds() - connected)
     if hello.is_positive or hello.is_temporary:
         return None if hello.is_positive else _replied(line, hello, f"{verb} was answered")
-    # RFC 8689 4.2.1 (3) wants EHLO; a server that knows only HELO promises nothing, and the judge will say so.
     if verb == "LHLO":
         return _replied(line, hello, "LHLO was answered")
+    if not use_helo:
+        # RFC 8689 4.2.1 (3) wants EHLO; who knows only HELO promises nothing, and the judge will say so.
+        line.detail = line.detail or f"EHLO was answered {hello}"
+        return None
     hello = await session.hello("HELO", settings.hostname, timeouts.hello)
     return None if hello.is_positive else _replied(line, hello, "HELO was answered")
 

@@ -45,6 +45,12 @@ class _Demand:
     settings: RelaySettings
     local: bool
 
+    @property
+    def needs_tls(self) -> bool:
+        """Whether the message stays here rather than go without TLS."""
+        strict = self.level in (Level.ENFORCE, Level.OPPORTUNISTIC_STARTTLS)
+        return self.requirement is Requirement.REQUIRED and strict and not self.local
+
     def judge(self, host: Host, line: Line | None = None) -> Row:
         """The row that decides about a host, before the connection or with a session."""
         return judge(
@@ -113,7 +119,11 @@ class RelayManager:
 
     async def _walk(self, route: Route, demand: _Demand) -> list[Outcome]:
         causes: list[Cause] = []
+        end = self._clock.seconds() + demand.settings.patience
         for host in route.hosts:
+            if causes and self._clock.seconds() >= end:
+                causes.append(_out_of_time(host))
+                break
             row = demand.judge(host)
             if row.verdict is Verdict.NEXT_HOST and not demand.local:
                 causes.append(_judged(host, None, row))
@@ -122,7 +132,9 @@ class RelayManager:
             if isinstance(addresses, Cause):
                 causes.append(addresses)
                 continue
-            for address in addresses:
+            for number, address in enumerate(addresses):
+                if number and self._clock.seconds() >= end:
+                    break
                 result = await self._try(host, address.address, demand, causes)
                 if not isinstance(result, Cause):
                     return result
@@ -174,7 +186,15 @@ class RelayManager:
         return line
 
     async def _dial(self, host: Host, address: str, demand: _Demand, *, use_tls: bool) -> Line | Cause:
-        line = await dial(self._connect, self._clock, host, address, demand.settings, use_tls=use_tls)
+        line = await dial(
+            self._connect,
+            self._clock,
+            host,
+            address,
+            demand.settings,
+            use_tls=use_tls,
+            use_helo=not demand.needs_tls,
+        )
         if isinstance(line, Line) and line.session.tls is not None:
             self._events.emit(
                 "tls",
@@ -278,6 +298,16 @@ def _judged(host: Host, line: Line | None, row: Row) -> Cause:
         detail=detail,
         temporary=row.temporary,
         clause=row.clause,
+    )
+
+
+def _out_of_time(host: Host) -> Cause:
+    return Cause(
+        host=host.name,
+        step=Step.CONNECT,
+        detail="not tried in this attempt, which took too long already",
+        temporary=True,
+        clause="RFC 5321 4.5.4.1",
     )
 
 

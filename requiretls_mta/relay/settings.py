@@ -22,6 +22,8 @@ class RelaySettings:
     """From `tls.client.client_context`: the trusted roots."""
     levels: Policies = attrs.field(factory=Policies)
     timeouts: Timeouts = attrs.field(factory=Timeouts)
+    patience: float = 1800.0
+    """Seconds after which one attempt tries no further host: a domain of tarpits must not hold its message for days."""
     idle: float = 5.0
     """Seconds that an idle session is kept for the next message."""
     logins: Mapping[str, Login] = attrs.field(factory=dict)

@@ -276,8 +276,8 @@ class _Sender:
             piece = next(self._pieces, None)
         except Exception as error:
             # Whatever is wrong with our copy, the server must not take what it has for the whole.
-            self._session.abort("the message cannot be read")
             self.end(error)
+            self._session.abort("the message cannot be read")
             return
         if piece is None:
             self.end(None)

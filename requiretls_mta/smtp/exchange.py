@@ -20,6 +20,7 @@ _ONE_WRITE = 64 * 1024
 """Octets of a message that goes out in the same write as its envelope."""
 _NEEDS_8BIT = Reply(550, "5.6.3", "the message has 8-bit content, which the host does not take")
 _NEEDS_UTF8 = Reply(550, "5.6.7", "the message needs SMTPUTF8, which the host does not offer")
+_TOO_BIG = Reply(552, "5.3.4", "the message is larger than the host takes")
 _NO_RECIPIENT = Reply(451, "4.3.0", "the message was not sent: no recipient was accepted")
 _EARLY = Reply(451, "4.5.0", "the host answered before it had the message")
 _UNKNOWN = Reply(451, "4.4.2", "connection lost after the message was sent: whether it was taken is not known")
@@ -59,6 +60,16 @@ async def transact(
         return Refused(lines, "ability")
     sending = _Sending(session, message, lmtp, timeouts)
     try:
+        return await _converse(sending, session, lines, keyword=keyword)
+    except BaseException:
+        sending.give_up_waiting()
+        raise
+
+
+async def _converse(
+    sending: _Sending, session: ClientSession, lines: Sequence[bytes], *, keyword: bool
+) -> Refused | Answered:
+    try:
         if "PIPELINING" in session.offers:
             mail, rcpts = await sending.together(lines)
         else:
@@ -66,7 +77,7 @@ async def transact(
     except SessionLostError as error:
         sending.give_up_waiting()
         if sending.is_sent:
-            return Answered((_UNKNOWN,) * len(recipients), dsn_relayed=False, reusable=False)
+            return Answered((_UNKNOWN,) * (len(lines) - 1), dsn_relayed=False, reusable=False)
         return Refused(Reply(451, "4.4.2", str(error)), "lost")
     if not mail.is_positive:
         return Refused(mail, "keyword" if keyword and mail.is_permanent else "sender")
@@ -232,6 +243,10 @@ def _envelope(
         return _NEEDS_UTF8
     mail = f"MAIL FROM:<{_shown(envelope.sender, utf8=utf8) if envelope.sender else ''}>"
     if "SIZE" in offers:
+        # RFC 1870 6.1. Said by us, for a 5xx to MAIL would leave open whether it is the keyword that is refused.
+        most = offers["SIZE"][0] if offers["SIZE"] else ""
+        if most.isdecimal() and 0 < int(most[:20]) < message.size:
+            return _TOO_BIG
         mail += f" SIZE={message.size}"
     if "8BITMIME" in offers:
         if envelope.body == "8BITMIME" or utf8:

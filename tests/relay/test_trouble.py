@@ -3,6 +3,7 @@
 import ssl
 
 import attrs
+import pytest
 from twisted.internet.defer import inlineCallbacks
 
 from requiretls_mta.dns.answer import Status
@@ -11,7 +12,7 @@ from requiretls_mta.message.outcome import Deferred as Postponed
 from requiretls_mta.message.outcome import Delivered, Failed, Step
 from requiretls_mta.relay.static_routes import parse_route
 from requiretls_mta.tls.client import Handshake
-from tests.relay.walking import OCTETS, Walking, message
+from tests.relay.walking import OCTETS, SECRET, Walking, message
 from tests.smtp.fake_mx import GOOD
 
 CHUNKING = (*GOOD, "CHUNKING", "REQUIRETLS")
@@ -200,6 +201,64 @@ class Trouble(Walking):
         assert got.security.mx_security == "none"
         got = yield self.one(message(), "secret-rcpt@one.test", approved=[first])
         assert got.security.mx_security == "dnssec" and first.connections == 1
+
+    @inlineCallbacks
+    def test_helo_for_whoever_needs_no_tls(self):
+        """A server of 1982 gets ordinary mail, and is not asked twice for a promise."""
+        first = self.mx(replies={"EHLO": "500 what"})
+        assert isinstance(
+            (yield self.one(message(None, sender="o@here.test", octets=b"\r\n"), "r@one.test")), Delivered
+        )
+        assert first.verbs[:3] == ["EHLO", "HELO", "MAIL"]
+        self.manager.close()
+        first.verbs.clear()
+        got = yield self.one(message(), "secret-rcpt@one.test")
+        assert got.reply.enhanced == "5.7.10" and "HELO" not in first.verbs
+
+    @inlineCallbacks
+    def test_354_though_nobody_will_have_it(self):
+        """RFC 2920 3.1: all recipients refused, DATA answered 354 all the same; a lone dot, no octet of the message."""
+        first = self.mx(replies={"RCPT": ["550 5.1.1 no"], "DATA": "354 go on"})
+        got = yield self.one(message(), "secret-rcpt@one.test", approved=[first])
+        assert isinstance(got, Failed) and got.reply.enhanced == "5.1.1"
+        assert SECRET not in first.tls and b"DATA\r\n.\r\nRSET\r\n" in first.tls
+
+    @inlineCallbacks
+    def test_too_big_is_not_taken_for_a_missing_keyword(self):
+        """The host's SIZE is smaller: 5.3.4, and MAIL is not even said."""
+        first = self.mx(inside=("PIPELINING", "SIZE 20", "REQUIRETLS"))
+        got = yield self.one(message(), "secret-rcpt@one.test")
+        assert isinstance(got, Failed) and got.reply.enhanced == "5.3.4"
+        assert b"MAIL" not in first.tls
+
+    @inlineCallbacks
+    def test_an_attempt_has_an_end(self):
+        """When patience is over, the next host waits for the next attempt."""
+        self.settings = attrs.evolve(self.settings, patience=0.0)
+        self.mx(1, greeting="450 later")
+        second = self.mx(2)
+        got = yield self.one(message())
+        assert isinstance(got, Postponed) and "not tried" in got.reply.text
+        assert second.connections == 0
+
+    @inlineCallbacks
+    def test_a_body_that_breaks_off(self):
+        """The attempt fails as a whole, and the server never sees an end of the message."""
+
+        class Broken:
+            size = 3_000_000
+
+            def read(self, offset, length):
+                if offset:
+                    raise OSError("the disk is gone")
+                return b"x" * length
+
+        for keywords in (GOOD, CHUNKING):
+            first = self.mx(inside=keywords)
+            with pytest.raises(OSError, match="disk is gone"):
+                yield self.one(attrs.evolve(message(None), body=Broken()), "r@one.test")
+            assert first.messages == []
+            self.drop(first)
 
     @inlineCallbacks
     def test_who_needs_utf8_holds_nobody_back(self):

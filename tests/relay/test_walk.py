@@ -100,9 +100,11 @@ class Walk(Walking):
         got = yield self.walk_on("5.7.10", behind=b"250-mx\r\n250 REQUIRETLS\r\n")
         assert "in the clear behind" in got.reply.text
 
+    @inlineCallbacks
     def test_c25_ehlo_refused_inside_tls(self):
         """No HELO for a promise."""
-        return self.walk_on("5.7.30", replies={"EHLO": [None, "502 no", None, "502 no"]})
+        yield self.walk_on("5.7.30", replies={"EHLO": [None, "502 no", None, "502 no"]})
+        assert "HELO" not in self.servers[0].verbs
 
     def test_c26_starttls_later(self):
         """454 is temporary."""

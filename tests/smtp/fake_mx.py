@@ -5,7 +5,7 @@ import socket
 import ssl
 import threading
 
-GOOD = ("PIPELINING", "8BITMIME", "SMTPUTF8", "DSN", "SIZE 1000000")
+GOOD = ("PIPELINING", "8BITMIME", "SMTPUTF8", "DSN", "SIZE 100000000")
 
 
 class FakeMX:
