@@ -48,6 +48,7 @@ class Process(MultiService):
         self._config: Config = options.config
         self._old_handler: Any = None
         self._password: str | None = None
+        self._is_terminating = False
         mta.setServiceParent(self)
         mta.on_fatal = self._fatal
         mta.reread = options.read
@@ -85,8 +86,11 @@ class Process(MultiService):
         self._password = ensure_user(self._config)
 
     def _terminate(self, number: int, frame: Any) -> None:
-        self._log.info("SIGTERM: stopping")
-        self._reactor.callFromThread(self._reactor.stop)
+        # Supervisors and operators repeat themselves; a reactor can be stopped once.
+        if not self._is_terminating:
+            self._is_terminating = True
+            self._log.info("SIGTERM: stopping")
+            self._reactor.callFromThread(self._reactor.stop)
 
     def _hang_up(self, number: int, frame: Any) -> None:
         self._reactor.callFromThread(self._reload)
