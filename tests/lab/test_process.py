@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tests.lab.ca import CA
-from tests.lab.mta import BIN, MTA, free_port
+from tests.lab.mta import BIN, MTA, free_port, user_file
 from tests.smtp.dialogue import Talk
 
 ADDRESS = "127.0.0.41"
@@ -144,6 +144,55 @@ def test_sighup_swaps_everything_or_nothing(tmp_path, start, port):
     assert mta.mail("b@here.test")
     assert "needs a restart: hostname" in mta.log.read_text()
     assert kept.ask("NOOP").startswith("250 2.0.0")
+
+
+def logs_in(port, name, password):
+    """Whether the submission listener takes this login."""
+    with smtplib.SMTP(ADDRESS, port, timeout=10) as client:
+        client.ehlo("c.test")
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        client.starttls(context=context)
+        client.ehlo("c.test")
+        try:
+            return client.login(name, password)[0] == 235
+        except smtplib.SMTPAuthenticationError as error:
+            assert error.smtp_code == 535
+            return False
+
+
+def test_sighup_reads_users_again_or_keeps_them(tmp_path, start, port):
+    """A new user can log in after SIGHUP; with a broken configuration or users file the known ones still can."""
+    submission = free_port(ADDRESS)
+    listen = f'[listen.submission]\nendpoint = "tcp:{submission}:interface={ADDRESS}"\nservice = "submission"'
+    users = tmp_path / "users"
+    user_file(users, "ann", "one")
+    text = config(port, tmp_path, listen=listen).replace("[access]", f'[access]\nusers = "{users}"')
+    mta = start(tmp_path, text).start()
+    assert logs_in(submission, "ann", "one") and not logs_in(submission, "bob", "two")
+
+    good = mta.file.read_text()
+    mta.file.write_text(good + "\nthis is = not TOML")
+    user_file(users, "bob", "two")
+    mta.process.send_signal(signal.SIGHUP)
+    until(lambda: failures(mta) == 1)
+    assert str(mta.file) in mta.log.read_text()
+    mta.file.write_text(good)
+    hashes = users.read_text()
+    users.write_text(hashes + "carl-without-a-hash\n")
+    mta.process.send_signal(signal.SIGHUP)
+    until(lambda: failures(mta) == 2)
+    assert f"{users}: line 3" in mta.log.read_text()
+    assert logs_in(submission, "ann", "one") and not logs_in(submission, "bob", "two")
+
+    users.write_text(hashes)
+    mta.process.send_signal(signal.SIGHUP)
+    until(lambda: '"reloaded"' in mta.log.read_text())
+    assert logs_in(submission, "ann", "one") and logs_in(submission, "bob", "two")
+
+
+def failures(mta):
+    return mta.log.read_text().count("reload failed, all old values stay")
 
 
 def run(folder, *arguments):
