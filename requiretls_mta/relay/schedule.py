@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -11,30 +10,22 @@ import attrs
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from requiretls_mta.message.envelope import Recipient
 from requiretls_mta.message.outcome import Deferred as Postponed
 from requiretls_mta.message.outcome import Failed, Outcome
-from requiretls_mta.message.ports import Events, Transport
+from requiretls_mta.message.ports import Events
 from requiretls_mta.message.reply import Reply
 from requiretls_mta.message.stored import Message
 from requiretls_mta.queue.store import Entry, IQueueStore, Lease, Settlement
+from requiretls_mta.relay.destination import BROKE_OFF, Attempt, Destination, Group, Way
 from requiretls_mta.relay.retry import RetrySettings
-from requiretls_mta.relay.settling import is_unreachable, settle, tell
+from requiretls_mta.relay.settling import keep_unreported, settle, tell
+
+CONGESTED = Reply(451, "4.4.5", "too many messages wait for this destination already")
 
 Reporter = Callable[[Message, Sequence[Failed]], tuple[Message, ...]]
 """What a message's failures give birth to: reports, or nothing."""
-
-
-@attrs.frozen
-class Way:
-    """How a recipient is attempted."""
-
-    transport: Transport
-    key: str
-    """Recipients of one message with equal keys share a transaction; concurrency is counted per key."""
-    concurrency: int
 
 
 class Chooser(Protocol):
@@ -54,34 +45,13 @@ class ScheduleSettings:
     share: int = 500
     """Of these, those that wait for one destination; what comes on top is parked by its id alone."""
     parked: int = 10_000
-    """Ids parked in all; beyond it nothing more is claimed."""
+    """Ids parked in all; beyond it what is for a destination that has its share is deferred without an attempt."""
     claim: int = 200
     """Messages asked of the store at once."""
     idle_check: float = 60.0
     """Seconds after which the store is asked for due messages even if nothing said so."""
-
-
-class _Attempt:
-    """A lease under way: its groups and what is known of its recipients."""
-
-    __slots__ = ("lease", "left", "outcomes")
-
-    def __init__(self, lease: Lease) -> None:
-        self.lease = lease
-        self.outcomes: dict[int, Outcome] = {}
-        self.left = 0
-
-
-class _Destination:
-    """Groups that wait for one key, and how many of its attempts run."""
-
-    __slots__ = ("parked", "running", "waiting")
-
-    def __init__(self) -> None:
-        self.running = 0
-        self.parked: deque[str] = deque()
-        """Ids of leased messages that are not in memory, for others would find no room."""
-        self.waiting: deque[tuple[_Attempt, Way, list[Entry]]] = deque()
+    full_check: float = 10.0
+    """Seconds between looks past what is due for full destinations, when no more can be parked."""
 
 
 class Schedule:
@@ -109,11 +79,12 @@ class Schedule:
         self._events = events
         self._settings = settings
         self._rng = rng or random.SystemRandom()
-        self._destinations: dict[str, _Destination] = {}
+        self._destinations: dict[str, Destination] = {}
         self._leases = 0
         self._parked = 0
         self._claiming = False
         self._again = False
+        self._look_past = float("-inf")
         self._running = False
         self._stopping: Deferred[None] | None = None
         self._timer: Any = None
@@ -125,8 +96,12 @@ class Schedule:
     @property
     def has_room(self) -> bool:
         """Whether fresh leases can be taken."""
-        settings = self._settings()
-        return self._running and self._leases < settings.leases and self._parked < settings.parked
+        return self._running and self._leases < self._settings().leases
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether no more can be parked."""
+        return self._parked >= self._settings().parked
 
     def start(self) -> None:
         """Begin with what the store holds."""
@@ -137,12 +112,9 @@ class Schedule:
         """No new attempts; fires when those under way are settled. What only waits stays in the store."""
         self._running = False
         self._cancel_timer()
-        for destination in self._destinations.values():
-            for attempt, _, _ in destination.waiting:
-                attempt.left -= 1
-                if attempt.left == 0:
-                    self._settle_part(attempt)
-            destination.waiting.clear()
+        for destination in list(self._destinations.values()):
+            for group in destination.withdraw():
+                self._group_done(group)
         if self._stopping is None:
             self._stopping = Deferred()
         self._check_stopped()
@@ -162,19 +134,28 @@ class Schedule:
         work.addBoth(lambda _: self._claimed())
 
     def take(self, leases: Sequence[Lease]) -> None:
-        """Attempt these; without a start they stay leased until the process ends."""
-        for lease in leases:
-            self._leases += 1
-            self._begin(lease)
+        """Attempt these, or give them back to the store when there is no room or the schedule has stopped."""
+        left = [lease.message.id for lease in leases if not (self.has_room and self._begin(lease))]
+        if left:
+            self._give_back(left)
 
     async def _claim(self) -> None:
         settings = self._settings()
         room = min(settings.claim, settings.leases - self._leases)
-        if room <= 0 or self._parked >= settings.parked:
+        if room <= 0:
             return
+        if self._is_full:
+            # Behind what is due for full destinations there may be mail for others.
+            if self._clock.seconds() < self._look_past:
+                return
+            self._look_past = self._clock.seconds() + settings.full_check
         leases = await self._store.claim(room, self._wall())
-        if self._running:
+        if not self._running:
             self.take(leases)
+            return
+        for lease in leases:
+            if not self._begin(lease):
+                self._postpone(lease)
         if len(leases) == room:
             self._again = True
 
@@ -183,7 +164,7 @@ class Schedule:
         again, self._again = self._again, False
         if not self._running:
             self._check_stopped()
-        elif again and self.has_room:
+        elif again and self.has_room and not self._is_full:
             self._clock.callLater(0, self.wake)
         else:
             due = self._store.next_due()
@@ -193,7 +174,9 @@ class Schedule:
         if not self._running or self._claiming:
             return
         pause = self._settings().idle_check
-        if due is not None and self.has_room:
+        if self._is_full:
+            pause = min(pause, self._settings().full_check)
+        elif due is not None and self.has_room:
             # wall may have been set back; the store is asked again after idle_check in any case.
             pause = min(max(due - self._wall(), 0.05), pause)
         self._cancel_timer()
@@ -210,88 +193,78 @@ class Schedule:
 
     # --- an attempt -------------------------------------------------------------------------------------------
 
-    def _begin(self, lease: Lease) -> None:
-        attempt = _Attempt(lease)
+    def _begin(self, lease: Lease) -> bool:
+        """Attempt it, now or in turn, or park it; False when there is no room even for that."""
+        attempt = Attempt(lease)
         groups: dict[str, tuple[Way, list[Entry]]] = {}
         for entry in lease.entries:
-            way = self._choose(entry.recipient)
-            groups.setdefault(way.key, (way, []))[1].append(entry)
-        if len(groups) == 1:
+            try:
+                way = self._choose(entry.recipient)
+            except Exception:
+                self._log.failure("nobody can be chosen to attempt message {queue_id}", queue_id=lease.message.id)
+                attempt.outcomes[entry.number] = Postponed(recipient=entry.recipient, reply=BROKE_OFF)
+            else:
+                groups.setdefault(way.key, (way, []))[1].append(entry)
+        if len(groups) == 1 and not attempt.outcomes:
             (key,) = groups
             destination = self._destinations.get(key)
             if destination is not None and len(destination.waiting) >= self._settings().share:
-                destination.parked.append(lease.message.id)
-                self._parked += 1
-                self._leases -= 1
-                return
+                return self._park(destination, lease)
+        self._leases += 1
         attempt.left = len(groups)
-        for way, entries in groups.values():
-            destination = self._destinations.setdefault(way.key, _Destination())
-            if destination.running < way.concurrency:
-                self._run(destination, attempt, way, entries)
-            else:
-                destination.waiting.append((attempt, way, entries))
+        for key, (way, entries) in groups.items():
+            if key not in self._destinations:
+                self._destinations[key] = Destination(self._clock, self._group_done, self._freed, key)
+            self._destinations[key].add(Group(attempt, way, entries))
+        if not groups:
+            self._settle_part(attempt)
+        return True
 
-    def _run(self, destination: _Destination, attempt: _Attempt, way: Way, entries: list[Entry]) -> None:
-        destination.running += 1
-        work = maybeDeferred(way.transport.deliver, attempt.lease.message, [entry.recipient for entry in entries])
-        work.addCallbacks(
-            lambda outcomes: self._attempted(way.key, attempt, entries, outcomes),
-            lambda failure: self._broke(attempt, entries, failure),
-        )
-        work.addBoth(lambda _: self._freed(way.key, destination))
+    def _park(self, destination: Destination, lease: Lease) -> bool:
+        if self._parked >= self._settings().parked:
+            return False
+        destination.parked.append(lease.message.id)
+        self._parked += 1
+        return True
 
-    def _attempted(self, key: str, attempt: _Attempt, entries: list[Entry], outcomes: Sequence[Outcome]) -> None:
-        for entry, outcome in zip(entries, outcomes, strict=True):
+    def _postpone(self, lease: Lease) -> None:
+        """Out of the way of others, until its next attempt (RFC 3463 X.4.5)."""
+        attempt = Attempt(lease)
+        for entry in lease.entries:
+            attempt.outcomes[entry.number] = Postponed(recipient=entry.recipient, reply=CONGESTED)
+        self._leases += 1
+        self._settle_part(attempt)
+
+    def _group_done(self, group: Group, outcomes: Sequence[Outcome] = ()) -> None:
+        attempt = group.attempt
+        for entry, outcome in zip(group.entries, outcomes, strict=False):
             attempt.outcomes[entry.number] = outcome
-        if all(is_unreachable(outcome) for outcome in outcomes):
-            self._share_fate(key, outcomes[0])
-        self._group_done(attempt)
-
-    def _share_fate(self, key: str, outcome: Outcome) -> None:
-        """Nobody there answers: those that wait for the same are not kept waiting to find that out one by one."""
-        destination = self._destinations.get(key)
-        waiting = list(destination.waiting) if destination else []
-        if destination:
-            destination.waiting.clear()
-        for attempt, _, entries in waiting:
-            for entry in entries:
-                attempt.outcomes[entry.number] = attrs.evolve(outcome, recipient=entry.recipient)
-            self._group_done(attempt)
-
-    def _broke(self, attempt: _Attempt, entries: list[Entry], failure: Failure) -> None:
-        self._log.failure("an attempt broke off", failure)
-        trouble = Reply(451, "4.3.0", "the attempt broke off here; it will be repeated")
-        for entry in entries:
-            attempt.outcomes.setdefault(entry.number, Postponed(recipient=entry.recipient, reply=trouble))
-        self._group_done(attempt)
-
-    def _freed(self, key: str, destination: _Destination) -> None:
-        destination.running -= 1
-        if destination.waiting:
-            self._run(destination, *destination.waiting.popleft())
-        if destination.parked and len(destination.waiting) < self._settings().share // 2:
-            self._unpark(destination)
-        elif not destination.waiting and not destination.running:
-            self._destinations.pop(key, None)
-
-    def _unpark(self, destination: _Destination) -> None:
-        """There is room again: the oldest parked messages may be claimed anew."""
-        count = min(len(destination.parked), self._settings().share)
-        released = self._store.release([destination.parked.popleft() for _ in range(count)])
-        self._parked -= count
-        released.addCallbacks(
-            lambda _: self.wake(), lambda failure: self._log.failure("leases cannot be given back", failure)
-        )
-
-    def _group_done(self, attempt: _Attempt) -> None:
         attempt.left -= 1
         if attempt.left == 0:
             self._settle_part(attempt)
 
+    def _freed(self, destination: Destination) -> None:
+        if self._running and destination.parked and len(destination.waiting) < max(self._settings().share // 2, 1):
+            self._unpark(destination)
+        if destination.is_idle and self._destinations.get(destination.key) is destination:
+            del self._destinations[destination.key]
+        self._check_stopped()
+
+    def _unpark(self, destination: Destination) -> None:
+        """There is room again: the oldest parked messages may be claimed anew."""
+        count = min(len(destination.parked), self._settings().share)
+        self._parked -= count
+        self._give_back([destination.parked.popleft() for _ in range(count)])
+
+    def _give_back(self, message_ids: Sequence[str]) -> None:
+        released = maybeDeferred(self._store.release, message_ids)
+        released.addCallbacks(
+            lambda _: self.wake(), lambda failure: self._log.failure("leases cannot be given back", failure)
+        )
+
     # --- out --------------------------------------------------------------------------------------------------
 
-    def _settle_part(self, attempt: _Attempt) -> None:
+    def _settle_part(self, attempt: Attempt) -> None:
         """Settle the recipients that were attempted."""
         try:
             settlement = self._settlement(attempt)
@@ -304,14 +277,21 @@ class Schedule:
             self._clock.callLater(0, self._flush)
         self._settlements.append(settlement)
 
-    def _settlement(self, attempt: _Attempt) -> Settlement:
-        settings = self._settings()
-        settled = settle(attempt.lease, attempt.outcomes, self._wall(), settings.retry, self._rng)
+    def _settlement(self, attempt: Attempt) -> Settlement:
+        retry, now = self._settings().retry, self._wall()
         message = attempt.lease.message
-        for entry, one in settled:
-            tell(self._events, message, entry, one, self._wall())
+        settled = settle(attempt.lease, attempt.outcomes, now, retry, self._rng)
         failed = [one.outcome for _, one in settled if isinstance(one.outcome, Failed)]
-        offspring = self._report(message, failed) if failed else ()
+        offspring: tuple[Message, ...] = ()
+        try:
+            if failed:
+                offspring = self._report(message, failed)
+        except Exception:
+            # Nobody is given up in silence, and nobody who was delivered is attempted again for it.
+            self._log.failure("no report about message {queue_id} can be written", queue_id=message.id)
+            settled = [(entry, keep_unreported(one, now + retry.pauses[-1])) for entry, one in settled]
+        for entry, one in settled:
+            tell(self._events, message, entry, one, now)
         return Settlement(lease=attempt.lease, settled=tuple(one for _, one in settled), offspring=offspring)
 
     def _flush(self) -> None:

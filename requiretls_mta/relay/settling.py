@@ -34,6 +34,18 @@ def settle(
     return settled
 
 
+def keep_unreported(settled: Settled, due: float) -> Settled:
+    """The same; but who failed stays queued until `due` (Unix seconds), for nobody could be told."""
+    outcome = settled.outcome
+    if not isinstance(outcome, Failed):
+        return settled
+    reply = Reply(451, "4.3.0", f"failed, but no report could be written: {outcome.reply}")
+    kept = Postponed(
+        recipient=outcome.recipient, reply=reply, host=outcome.host, security=outcome.security, causes=outcome.causes
+    )
+    return Settled(number=settled.number, outcome=kept, next_attempt=due, final=False)
+
+
 def tell(events: Events, message: Message, entry: Entry, settled: Settled, now: float) -> None:
     """One event: `delivered`, `deferred`, `bounced` or `expired`."""
     outcome = settled.outcome

@@ -26,9 +26,10 @@ from requiretls_mta.message.ports import Events, NoEvents
 from requiretls_mta.queue.sqlite import SQLiteStore
 from requiretls_mta.receive.admission import Admission
 from requiretls_mta.receive.reception import ReceptionStation
+from requiretls_mta.relay.destination import Way
 from requiretls_mta.relay.lookup import RouteFinder
 from requiretls_mta.relay.manager import RelayManager
-from requiretls_mta.relay.schedule import Schedule, Way
+from requiretls_mta.relay.schedule import Schedule
 from requiretls_mta.relay.settings import RelaySettings
 from requiretls_mta.report.dsn import FailureReports
 from requiretls_mta.service.config import Config

@@ -16,8 +16,9 @@ from requiretls_mta.message.outcome import Cause, Delivered, Failed, Step
 from requiretls_mta.message.outcome import Deferred as Postponed
 from requiretls_mta.message.reply import Reply
 from requiretls_mta.message.stored import BytesBody, Message
+from requiretls_mta.relay.destination import Way
 from requiretls_mta.relay.retry import RetrySettings, lifetime_of, next_attempt
-from requiretls_mta.relay.schedule import Schedule, ScheduleSettings, Way
+from requiretls_mta.relay.schedule import Schedule, ScheduleSettings
 from tests.receive.fakes import RecordedEvents
 from tests.relay.fakes import MemoryStore
 
