@@ -291,9 +291,10 @@ class _Sender:
         """Nothing more is sent."""
         if self.done.called:
             return
-        if self._session.transport is not None:
-            self._session.transport.unregisterProducer()
         self._session._sending = None
+        if self._session.is_open:
+            # A transport that has lost its connection has forgotten its producer, and TLS would stumble over it.
+            self._session.transport.unregisterProducer()
         self._session.await_next()
         if error is None:
             self.done.callback(None)

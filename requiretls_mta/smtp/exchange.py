@@ -85,8 +85,11 @@ async def _converse(
         finals = await sending.finals(sum(reply.is_positive for reply in rcpts))
     except SessionLostError as error:
         sending.give_up_waiting()
-        lost = _UNKNOWN if sending.is_sent else Reply(451, "4.4.2", str(error))
-        finals = itertools.repeat(lost)
+        lost = Reply(451, "4.4.2", str(error))
+        if not sending.is_sent and not any(reply.is_permanent for reply in rcpts):
+            # Nobody has it and nobody was refused: a host that always breaks here must not hold back the next one.
+            return Refused(lost, "lost")
+        finals = itertools.repeat(_UNKNOWN if sending.is_sent else lost)
     replies = tuple(next(finals) if reply.is_positive else reply for reply in rcpts)
     return Answered(replies, dsn_relayed="DSN" in session.offers, reusable=sending.is_over)
 

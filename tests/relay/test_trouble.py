@@ -4,6 +4,7 @@ import ssl
 
 import attrs
 import pytest
+from twisted.internet import reactor
 from twisted.internet.defer import inlineCallbacks
 
 from requiretls_mta.dns.answer import Status
@@ -54,6 +55,14 @@ class Trouble(Walking):
     def test_an_early_yes_is_none(self):
         """250 before the octets were read promises nothing."""
         self.mx(early="250 2.0.0 taken")
+        got = yield self.one(message(None, LARGE * 200_000), "r@one.test")
+        assert isinstance(got, Postponed), got
+
+    @inlineCallbacks
+    def test_hung_up_in_the_middle_of_the_message(self):
+        """Inside TLS, while octets wait to be written: deferred, and the attempt ends."""
+        first = self.mx(early="")
+        reactor.callLater(0.6, first.over.set)
         got = yield self.one(message(None, LARGE * 200_000), "r@one.test")
         assert isinstance(got, Postponed), got
 

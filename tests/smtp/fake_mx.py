@@ -14,7 +14,7 @@ class FakeMX:
     `clear` and `inside`: keywords of EHLO before and in TLS. `files`: a certificate of tests/lab/ca. `replies`: verb to
     reply line(s), with `.` for the end of data; `close`: the verb at which it hangs up; `closed`: the verb behind whose
     reply it hangs up. `starttls`: its reply, and `behind` what comes in the same segment; `maximum`: its only TLS
-    version. `early`: a reply right behind 354, after which it reads nothing more. `stall`: it never shakes hands.
+    version. `early`: a reply behind 354, or none, after which it reads nothing more. `stall`: it never shakes hands.
     The reply to AUTH is a tuple: one behind another, each 334 waiting for a line. `implicit`: TLS from the first octet.
     """
 
@@ -165,7 +165,8 @@ class _Dialogue:
         self.say("354 go on")
         if "early" in self.mx.options:
             self.mx.over.wait(0.3)  # the client has filled every buffer by then
-            self.say(self.mx.options["early"])
+            if self.mx.options["early"]:
+                self.say(self.mx.options["early"])
             self.mx.over.wait(10)
             return
         octets = b""

@@ -1,0 +1,116 @@
+"""Whatever two servers do: the attempt ends, each recipient has an outcome, and the promise holds."""
+
+import os
+import random
+
+import attrs
+from twisted.internet import reactor
+from twisted.internet.defer import inlineCallbacks
+
+from requiretls_mta.message.address import parse_mailbox
+from requiretls_mta.message.envelope import Recipient, Tag
+from requiretls_mta.message.outcome import Deferred as Postponed
+from requiretls_mta.message.outcome import Delivered, Failed
+from requiretls_mta.smtp.client import Timeouts
+from tests.relay.walking import SECRET, Walking, message
+from tests.smtp.fake_mx import GOOD
+
+ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "80"))
+VERBS = ("EHLO", "STARTTLS", "MAIL", "RCPT", "DATA", "BDAT", ".", "RSET")
+SAID = ("250 ok", "354 go on", "421 4.7.0 bye", "450 4.2.0 later", "550 5.1.1 no", "hello", "250-a\r\n550 b", "", "25")
+KEYWORDS = ("REQUIRETLS", "requiretls", "XREQUIRETLS", "AUTH REQUIRETLS", "REQUIRETLS")
+SHORT = Timeouts(connect=1, greeting=0.3, hello=0.3, handshake=0.3, mail=0.3, rcpt=0.3, data=0.3, chunk=0.3, end=0.3)
+
+
+class Chaos(Walking):
+    """Each round from its own seed, which is told when it fails."""
+
+    timeout = 100
+
+    def options(self, rng, place):
+        """How a server behaves; and whether a tagged message may be said to it."""
+        names = [f"mx{place}.there.test"] if rng.random() < 0.7 else ["there.test", f"mx{3 - place}.there.test"]
+        authority = self.ca if rng.random() < 0.7 else self.other
+        keyword = rng.choice(KEYWORDS)
+        inside = [*rng.sample(GOOD, rng.randrange(len(GOOD))), keyword]
+        if rng.random() < 0.4:
+            inside.append("CHUNKING")
+        options = {
+            "files": self.certificate(authority, names),
+            "clear": ("STARTTLS", "REQUIRETLS") if rng.random() < 0.8 else GOOD,
+            "inside": inside,
+        }
+        fit = len(names) == 1 and authority is self.ca and keyword in ("REQUIRETLS", "requiretls")
+        if rng.random() < 0.7:
+            options["replies"] = {
+                verb: [None] * rng.randrange(3) + [rng.choice(SAID)]
+                if verb in ("EHLO", "MAIL", "RCPT")
+                else rng.choice(SAID)
+                for verb in rng.sample(VERBS, rng.randrange(3))
+            }
+        if rng.random() < 0.4:
+            options[rng.choice(("close", "closed"))] = rng.choice(VERBS)
+        trouble = {
+            "greeting": rng.choice(SAID),
+            "starttls": rng.choice(SAID),
+            "behind": b"250-mx\r\n250 REQUIRETLS\r\n" if rng.random() < 0.5 else b"25",
+            "early": rng.choice(SAID),
+            "stall": True,
+            "break_handshake": True,
+        }
+        if rng.random() < 0.3:
+            chosen = rng.choice(sorted(trouble))
+            options[chosen] = trouble[chosen]
+        return options, fit
+
+    def certificate(self, authority, names):
+        key = (authority.name, *names)
+        if key not in self.made:
+            self.made[key] = authority.host(*names)
+        return self.made[key]
+
+    @inlineCallbacks
+    def test_rounds(self):
+        """Random misbehaviour, random tags; kept sessions ride along when the servers stay the same."""
+        self.made = {}
+        self.settings = attrs.evolve(self.settings, timeouts=SHORT)
+        for seed in range(ROUNDS):
+            rng = random.Random(seed)
+            first, second = (self.options(rng, place) for place in (1, 2))
+            servers = [(self.mx(place, **options), fit) for place, (options, fit) in ((1, first), (2, second))]
+            for _ in range(rng.choice((1, 2))):
+                yield self.round(f"seed {seed}: {first} {second}", rng, servers)
+            self.manager.close()
+            for server, _ in servers:
+                self.drop(server)
+
+    @inlineCallbacks
+    def round(self, told, rng, servers):
+        tag = rng.choice((Tag.REQUIRED, Tag.REQUIRED, Tag.OPTIONAL, None))
+        to = [Recipient(parse_mailbox(f"secret-rcpt{n}@there.test")) for n in range(rng.choice((1, 1, 3)))]
+        octets = b"Subject: x\r\n\r\n" + SECRET + b"\r\n" + rng.choice((b"", b"x" * 300_000 + b"\r\n"))
+        if tag is not Tag.REQUIRED:
+            octets = octets.replace(SECRET, b"open")
+            to = [Recipient(parse_mailbox(f"open{n}@there.test")) for n in range(len(to))]
+        sender = "secret-sender@here.test" if tag is Tag.REQUIRED else "open@here.test"
+        before = [len(server.messages) for server, _ in servers]
+        start = reactor.seconds()
+        got = yield self.manager.deliver(message(tag, octets, sender=sender), to)
+        assert reactor.seconds() - start < 15, told
+        assert [outcome.recipient for outcome in got] == to, told
+        for outcome in got:
+            match outcome:
+                case Delivered():
+                    assert outcome.reply.code // 100 == 2, told
+                    taken = any(len(s.messages) > n for (s, _), n in zip(servers, before, strict=True))
+                    # Who says yes to what it did not read yet has lied, not we.
+                    assert taken or any("early" in s.options for s, _ in servers), told
+                    assert tag is not Tag.REQUIRED or outcome.security.requiretls, told
+                case Postponed():
+                    assert outcome.reply.is_temporary, told
+                case Failed():
+                    assert outcome.reply.is_permanent, told
+        for server, fit in servers:
+            for word in (b"secret", SECRET, b"REQUIRETLS"):
+                assert word not in server.clear, told
+                assert fit or word not in server.tls, told
