@@ -68,6 +68,8 @@ class Broken(SynchronousTestCase):
         def report(message, failed):
             if broken:
                 raise ZeroDivisionError
+            if message.envelope.sender is None:
+                return ()
             return (attrs.evolve(message, id=f"{7:016}", envelope=attrs.evolve(message.envelope, sender=None)),)
 
         def answer(recipients):
