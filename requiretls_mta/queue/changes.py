@@ -20,6 +20,7 @@ class Rows:
 
     id: str
     columns: tuple[Any, ...]
+    """The last one says when it is due."""
     recipients: tuple[tuple[Any, ...], ...]
     octets: bytes | None
     """The body, if it goes into the database."""
@@ -117,7 +118,8 @@ class Group:
     def add(self, rows: Rows, *, lease: bool) -> None:
         """A new message."""
         self.seq += 1
-        self.messages.append((self.seq, *rows.columns))
+        due = (codec.LEASED,) if lease else rows.columns[-1:]
+        self.messages.append((self.seq, *rows.columns[:-1], *due))
         self.recipients += [(self.seq, *recipient) for recipient in rows.recipients]
         if rows.octets is not None:
             self.bodies.append((self.seq, rows.octets))

@@ -36,6 +36,12 @@ def write_time(seconds: float) -> int:
     return round(min(max(seconds, 0.0), _LATEST) * 1e6)
 
 
+NEVER = write_time(math.inf)
+"""Due never: nobody is left to be attempted."""
+LEASED = NEVER + 1
+"""Due when the lease ends; at the latest when the queue is opened anew."""
+
+
 def read_time(micros: Any) -> float:
     """Unix seconds."""
     return micros / 1e6 if isinstance(micros, int) else 0.0

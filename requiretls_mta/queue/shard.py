@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import secrets
 import sqlite3
@@ -29,7 +28,6 @@ from requiretls_mta.queue.store import Lease, Row, StoreFull
 
 _PAGE = 200
 """Messages read at once where all are wanted."""
-_NEVER = codec.write_time(math.inf)
 _STEP = 60.0
 """Seconds by which the clock must have gone back before the queue's times follow it."""
 
@@ -125,6 +123,8 @@ class Shard:
         epoch = (meta.get("epoch", secrets.randbelow(EPOCHS)) + 1) % EPOCHS
         with self._transaction():
             self._keep("epoch", epoch)
+            # Leases end with the process that held them.
+            self._set_due("due = ?", codec.LEASED)
         self._ids = QueueIds(self._wall, epoch, max(meta.get("tick", 0), tick_of(newest or "")))
         self._latest = codec.read_time(meta.get("wall", 0))
         self.files.remove_orphans(self._has_file)
@@ -220,10 +220,8 @@ class Shard:
 
     def _set_due(self, where: str, *parameters: Any) -> None:
         # A message without recipients to attempt (there is none, but for damage) must not come up again and again.
-        first = (
-            f"coalesce((SELECT min(next_attempt) FROM recipient WHERE message = seq AND {tables.PENDING}), {_NEVER})"
-        )
-        self._db.execute(f"UPDATE message SET due = {first} WHERE {where}", parameters)
+        first = f"SELECT min(next_attempt) FROM recipient WHERE message = seq AND {tables.PENDING}"
+        self._db.execute(f"UPDATE message SET due = coalesce(({first}), {codec.NEVER}) WHERE {where}", parameters)
 
     def _delete(self, seqs: Sequence[int]) -> None:
         chosen = (json.dumps(seqs),)
@@ -236,30 +234,36 @@ class Shard:
         """Lease at most `limit` messages with due recipients, the longest due first."""
         self._follow_clock(now)
         micros = codec.write_time(now)
-        leased = json.dumps([leased.seq for leased in self._leased.values()])
-        chosen = f"WHERE held = 0 AND due <= ? AND seq NOT IN {tables.SEQS} ORDER BY due LIMIT ?"
-        leases = []
-        for found in self._find(chosen, micros, leased, limit):
+        leases, leased, wrong = [], {}, []
+        for found in self._find("WHERE held = 0 AND due <= ? ORDER BY due LIMIT ?", micros, limit):
             pending = [entry for entry in found.entries if entry.state not in codec.SETTLED]
             due = tuple(entry for entry in pending if codec.write_time(entry.next_attempt) <= micros)
             if not due:
-                with self._transaction():
-                    self._set_due("seq = ?", found.seq)
+                wrong.append(found.seq)
                 continue
-            self._leased[found.message.id] = Leased(found.seq, frozenset(e.number for e in pending), found.in_file)
+            leased[found.message.id] = Leased(found.seq, frozenset(e.number for e in pending), found.in_file)
             leases.append(Lease(message=found.message, entries=due))
+        if leased or wrong:
+            with self._unsynced():
+                seqs = json.dumps([one.seq for one in leased.values()])
+                self._db.execute(f"UPDATE message SET due = {codec.LEASED} WHERE seq IN {tables.SEQS}", (seqs,))
+                self._set_due(f"seq IN {tables.SEQS}", json.dumps(wrong))
+            self._leased |= leased
         return tuple(leases)
 
     def release(self, message_ids: Sequence[str]) -> None:
         """Give leases back that nobody will use."""
+        seqs = [self._leased[message_id].seq for message_id in message_ids if message_id in self._leased]
+        if seqs:
+            with self._unsynced():
+                self._set_due(f"seq IN {tables.SEQS}", json.dumps(seqs))
         for message_id in message_ids:
             self._leased.pop(message_id, None)
 
     def next_due(self) -> float | None:
         """When the next message that is not leased is due; None when there is none."""
-        leased = json.dumps([leased.seq for leased in self._leased.values()])
-        chosen = f"SELECT due FROM message WHERE held = 0 AND seq NOT IN {tables.SEQS} ORDER BY due LIMIT 1"
-        rows = self._db.execute(chosen, (leased,)).fetchall()
+        chosen = f"SELECT due FROM message WHERE held = 0 AND due < {codec.NEVER} ORDER BY due LIMIT 1"
+        rows = self._db.execute(chosen).fetchall()
         return codec.read_time(rows[0][0]) if rows else None
 
     def _follow_clock(self, now: float) -> None:
@@ -270,7 +274,7 @@ class Shard:
                 self._db.execute(
                     "UPDATE recipient SET next_attempt = max(next_attempt - ?, 0) WHERE next_attempt > ?", (back, after)
                 )
-                self._set_due("due > ?", after)
+                self._set_due(f"due > ? AND due < {codec.NEVER}", after)
             self._latest = now
         self._latest = max(self._latest, now)
 
@@ -330,7 +334,9 @@ class Shard:
                 f" AND message IN (SELECT seq FROM message WHERE {where})",
                 (micros, *parameters),
             )
-            changed = self._db.execute(f"UPDATE message SET due = ? WHERE {where}", (micros, *parameters))
+            changed = self._db.execute(
+                f"UPDATE message SET due = iif(due = {codec.LEASED}, due, ?) WHERE {where}", (micros, *parameters)
+            )
             return changed.rowcount
 
     # --- inside -------------------------------------------------------------------------------------------------------
@@ -342,6 +348,16 @@ class Shard:
 
     def _transaction(self) -> _Transaction:
         return _Transaction(self._db)
+
+    @contextlib.contextmanager
+    def _unsynced(self) -> Iterator[None]:
+        """A transaction that need not survive a power cut: opening the queue comes to the same."""
+        self._db.execute("PRAGMA synchronous = NORMAL").close()
+        try:
+            with self._transaction():
+                yield
+        finally:
+            self._db.execute("PRAGMA synchronous = FULL").close()
 
     def _trouble(self, error: Exception) -> Exception:
         """`StoreFull` for what means that; other errors as they are, with the path in a database error's text."""

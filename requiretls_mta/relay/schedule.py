@@ -89,6 +89,7 @@ class Schedule:
         self._stopping: Deferred[None] | None = None
         self._timer: Any = None
         self._settlements: list[Settlement] = []
+        self._returned: list[str] = []
         self._settling: set[Deferred[Any]] = set()
 
     # --- in ---------------------------------------------------------------------------------------------------
@@ -115,6 +116,7 @@ class Schedule:
         for destination in list(self._destinations.values()):
             for group in destination.withdraw():
                 self._group_done(group)
+        self._give_back(())
         if self._stopping is None:
             self._stopping = Deferred()
         self._check_stopped()
@@ -166,6 +168,8 @@ class Schedule:
             self._check_stopped()
         elif again and self.has_room and not self._is_full:
             self._clock.callLater(0, self.wake)
+        elif self._is_full:
+            self._sleep(None)
         else:
             due = self._store.next_due()
             due.addCallbacks(self._sleep, lambda _: self._sleep(None))
@@ -257,9 +261,20 @@ class Schedule:
         self._give_back([destination.parked.popleft() for _ in range(count)])
 
     def _give_back(self, message_ids: Sequence[str]) -> None:
+        if self._running and not self._returned:
+            # Those of one turn go back in one transaction.
+            self._clock.callLater(0, self._return)
+        self._returned += message_ids
+        if not self._running:
+            self._return()
+
+    def _return(self) -> None:
+        message_ids, self._returned = self._returned, []
         released = maybeDeferred(self._store.release, message_ids)
+        # Nobody looks for work when there was just found to be too much.
         released.addCallbacks(
-            lambda _: self.wake(), lambda failure: self._log.failure("leases cannot be given back", failure)
+            lambda _: None if self._is_full else self.wake(),
+            lambda failure: self._log.failure("leases cannot be given back", failure),
         )
 
     # --- out --------------------------------------------------------------------------------------------------

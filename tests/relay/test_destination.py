@@ -159,6 +159,7 @@ def test_a_full_destination_is_not_in_the_way():
     bench.store.accept([message(80, ["r@fresh.test"]), message(81)], lease=True).addCallback(leases.extend)
     bench.schedule.take(leases)
     assert last(transport) == [0, 80]
+    bench.turn()
     assert f"{81:016}" not in bench.store.leased, "its destination has its share: it waits in the store"
     bench.submit(message(90, ["r@other.test"]))
     for _ in range(12):
@@ -197,6 +198,7 @@ def test_what_is_handed_in_too_late_or_too_much_goes_back():
     leases = []
     bench.store.accept([message(n) for n in range(4)], lease=True).addCallback(leases.extend)
     bench.schedule.take(leases)
+    bench.turn()
     assert last(transport) == [0, 1]
     assert bench.store.leased == {f"{n:016}" for n in range(2)}
     stopped = bench.schedule.stop()
@@ -239,7 +241,7 @@ class Whatever(SynchronousTestCase):
         leases=st.integers(1, 8),
         seed=st.integers(0, 9),
     )
-    def test_every_recipient_ends_once(self, kinds, concurrency, share, parked, leases, seed):
+    def test_every_recipient_ends_once(self, kinds, seed, *, concurrency, share, parked, leases):
         """Whatever transports do, in whatever bounds: all ends, nobody is delivered twice, nothing stays leased."""
         rng, script = random.Random(seed), iter(kinds)
 
