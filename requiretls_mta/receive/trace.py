@@ -29,8 +29,7 @@ def received_field(envelope: Envelope, session: Session, *, hostname: str, queue
 
 def _client(session: Session) -> str:
     """Extended-Domain with TCP-info: what the client calls itself, and where it really is."""
-    address = session.peer.address
-    where = "unix" if address is None else f"[IPv6:{address}]" if ":" in address else f"[{address}]"
+    where = session.peer.literal
     try:
         check_domain(session.helo)
     except AddressError:

@@ -166,6 +166,7 @@ class _House:
         # The session's classes import twisted.mail.smtp, which installs a reactor: not before somebody wants a service.
         from requiretls_mta.smtp._stock import LOGINCredentials, PLAINCredentials  # noqa: PLC0415
         from requiretls_mta.smtp.factory import RequireTLSESMTPFactory  # noqa: PLC0415
+        from requiretls_mta.smtp.proxied import ProxiedFactory  # noqa: PLC0415
         from requiretls_mta.smtp.server import PROMISES  # noqa: PLC0415
 
         bindings = []
@@ -194,13 +195,19 @@ class _House:
             if listen.service == "submissions":
                 factory = TLSMemoryBIOFactory(self.contexts, False, sessions)
                 factory.noisy = False
+            proxied = ProxiedFactory(
+                factory,
+                reactor=self.reactor,
+                listener=name,
+                proxies=listen.proxies,
+                max_waiting=listen.max_connections,
+            )
             bindings += [
                 Binding(
                     name=name,
                     endpoint=endpoint.description,
-                    factory=factory,
+                    factory=proxied if endpoint.proxied else factory,
                     sessions=sessions,
-                    proxied=endpoint.proxied,
                 )
                 for endpoint in listen.endpoint
             ]

@@ -30,8 +30,6 @@ class Binding:
     """A Twisted endpoint description."""
     factory: ServerFactory
     sessions: Drainable
-    proxied: bool = False
-    """Whether clients come through a proxy that speaks PROXY."""
 
 
 class BindError(Exception):
@@ -55,9 +53,6 @@ class Listeners(Service):
         """Bind; raises `BindError`, after closing what was bound before."""
         super().privilegedStartService()
         for binding in self._bindings:
-            if binding.proxied:
-                # Without reading PROXY lines the proxy would be taken for the client, and its address may relay.
-                raise BindError(f"listen.{binding.name}: haproxy: endpoints are for a later version")
             try:
                 self._ports.append(_bind(self._reactor, binding))
             except (error.CannotListenError, OSError, ValueError) as trouble:

@@ -156,9 +156,8 @@ class StockTransaction:
 
 def stock_received(session: Session, host: bytes, now: float) -> bytes:
     """A Received field for applications that have none of their own; lines parted by LF, as theirs are."""
-    address = session.peer.address
-    where = "unix" if address is None else f"[IPv6:{address}]" if ":" in address else f"[{address}]"
     helo = session.helo if _HELO.match(session.helo) else "unknown"
+    where = session.peer.literal
     field = f"Received: from {helo} ({where})\n\tby {host.decode('ascii', 'replace')} with {session.protocol}"
     return f"{field}\n\tid {session.id}; {formatdate(now)}".encode()
 

@@ -31,6 +31,8 @@ class ConnectionSession(DataSession):
     """Stock Twisted's attribute, for applications that set it, in seconds; None: the settings say."""
     events: Events = NoEvents()
     listener = ""
+    client_address: Any = None
+    """Where the client is, as the factory was told; None: the transport says."""
     count: ConnectionCount | None = None
     on_end: Callable[[ConnectionSession], None] | None = None
     stopping = False
@@ -54,7 +56,7 @@ class ConnectionSession(DataSession):
         transport = self.transport
         if hasattr(transport, "setTcpNoDelay"):
             transport.setTcpNoDelay(True)
-        self.peer = peer_of(transport.getPeer(), self.listener)
+        self.peer = peer_of(self.client_address or transport.getPeer(), self.listener)
         self._helo = (None, (self.peer.address or "unix").encode("ascii"))
         self._handshaking = self.settings.service == "submissions"
         self.canStartTLS = bool(self.ctx) and not self._handshaking and ITLSTransport.providedBy(transport)

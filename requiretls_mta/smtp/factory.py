@@ -83,6 +83,7 @@ class RequireTLSESMTPFactory(SMTPFactory):
         session.promises = self.promises
         session.events = self.events
         session.listener = self.listener
+        session.client_address = addr
         session.wall = self.wall
         session.count = self._count
         session.on_end = self._ended

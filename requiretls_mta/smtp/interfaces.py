@@ -20,10 +20,18 @@ class Peer:
     """The client at the other end, fixed before the greeting; nobody asks the transport afterwards."""
 
     address: str | None
-    """IP address (an IPv4-mapped one unwrapped, without scope id), None on a UNIX socket."""
+    """IP address (an IPv4-mapped one unwrapped, without scope id); None on a UNIX socket, or where a proxy has none."""
     port: int | None = None
     listener: str = ""
     via_proxy: bool = False
+    """Whether a PROXY header says so: then it is a claim, which relays nothing for loopback."""
+
+    @property
+    def literal(self) -> str:
+        """For a Received field: the address in brackets, or what stands for it."""
+        if self.address is None:
+            return "unknown" if self.via_proxy else "unix"
+        return f"[IPv6:{self.address}]" if ":" in self.address else f"[{self.address}]"
 
 
 @attrs.frozen(kw_only=True)

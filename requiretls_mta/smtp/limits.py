@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 from requiretls_mta.smtp.interfaces import Peer
+from requiretls_mta.smtp.proxy import ProxiedAddress
 
 _IPV6_CLIENT = 64
 """Leading bits of an IPv6 address that make one client: what a site is given at least."""
@@ -39,17 +40,18 @@ class ConnectionCount:
 
 
 def peer_of(address: Any, listener: str) -> Peer:
-    """The client behind a transport's peer address: mapped IPv4 unwrapped, no scope id, None for UNIX sockets."""
+    """The client at a transport's peer address or a proxied one: mapped IPv4 unwrapped, no scope id, None for UNIX."""
+    via_proxy = isinstance(address, ProxiedAddress)
     host = getattr(address, "host", None)
     if not isinstance(host, str):
-        return Peer(address=None, listener=listener)
+        return Peer(address=None, listener=listener, via_proxy=via_proxy)
     try:
         ip = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
-        return Peer(address=None, listener=listener)
+        return Peer(address=None, listener=listener, via_proxy=via_proxy)
     if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
         ip = ip.ipv4_mapped
-    return Peer(address=str(ip), port=address.port, listener=listener)
+    return Peer(address=str(ip), port=address.port, listener=listener, via_proxy=via_proxy)
 
 
 def _client(peer: Peer) -> str:

@@ -12,6 +12,7 @@ PACKAGES = {
     "unbound": "unbound",
     "postfix": "postfix",
     "swaks": "swaks",
+    "haproxy": "haproxy",
     "node": "nodejs",
     "npm": "npm",
     "openssl": "openssl",

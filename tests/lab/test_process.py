@@ -220,11 +220,6 @@ def test_starts_that_must_not_succeed(tmp_path, start, port):
     assert failed.returncode == 1
     assert f"cannot listen on tcp:{port}" in failed.stderr + failed.stdout
     assert "Traceback" not in failed.stderr
-    proxied = run(
-        tmp_path, "--config", str(mta.file), "--set", 'listen.mx.endpoint="haproxy:tcp:0:interface=127.0.0.1"'
-    )
-    assert proxied.returncode == 1
-    assert "haproxy: endpoints are for a later version" in proxied.stderr + proxied.stdout
     locked = run(tmp_path, "--config", str(mta.file), "--set", f"listen.mx.endpoint=tcp:{free_port(ADDRESS)}")
     assert locked.returncode == 1
     assert str(tmp_path / "a/state") in locked.stdout + locked.stderr

@@ -390,6 +390,20 @@ def test_who_a_peer_is():
     assert peer_of(UNIXAddress("/x"), "").address is None
 
 
+@pytest.mark.parametrize(
+    ("peer", "literal"),
+    [
+        (Peer(address="192.0.2.1"), "[192.0.2.1]"),
+        (Peer(address="2001:db8::1", via_proxy=True), "[IPv6:2001:db8::1]"),
+        (Peer(address=None), "unix"),
+        (Peer(address=None, via_proxy=True), "unknown"),
+    ],
+)
+def test_how_a_peer_is_written(peer, literal):
+    """What a Received field says of it."""
+    assert peer.literal == literal
+
+
 # --- draining ---------------------------------------------------------------------------------------------------------
 
 
