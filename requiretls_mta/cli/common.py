@@ -63,6 +63,23 @@ def configuration(context: click.Context) -> Config:
         fail(USAGE, str(error))
 
 
+def host_and_port(text: str, what: str) -> tuple[str, int]:
+    """HOST:PORT taken apart, a host in brackets without them; `what` it is for stands in the error (status 2)."""
+    host, colon, port = text.rpartition(":")
+    if not (colon and host and port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
+        fail(USAGE, f"{what} {text}: HOST:PORT is needed")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def password_of(file: Path | None, option: str) -> str:
+    """The password in a file, or asked for on a terminal; `option` is the one that wants it."""
+    if file is not None:
+        return file.read_text(encoding="utf-8").removesuffix("\n")
+    if not sys.stdin.isatty():
+        fail(USAGE, f"{option} needs --password-file where no terminal can be asked")
+    return str(click.prompt("Password", hide_input=True))
+
+
 def fail(status: int, message: str) -> NoReturn:
     """End the program with a message on stderr."""
     click.echo(printable(message), err=True)

@@ -6,7 +6,6 @@ import getpass
 import ipaddress
 import smtplib
 import ssl
-import sys
 import time
 from pathlib import Path
 from typing import BinaryIO
@@ -14,7 +13,17 @@ from typing import BinaryIO
 import attrs
 import click
 
-from requiretls_mta.cli.common import NO, UNREACHABLE, USAGE, config_options, configuration, fail, printable
+from requiretls_mta.cli.common import (
+    NO,
+    UNREACHABLE,
+    USAGE,
+    config_options,
+    configuration,
+    fail,
+    host_and_port,
+    password_of,
+    printable,
+)
 from requiretls_mta.cli.message import prepare
 from requiretls_mta.message.address import AddressError, parse_mailbox
 from requiretls_mta.service.config import Config
@@ -88,7 +97,7 @@ def send(
         except AddressError as error:
             fail(USAGE, f"{address}: {error}")
     message = prepare(file.read(), sender=sender, recipients=recipients, now=time.time(), tls_optional=tls_optional)
-    login = (name, _password(password_file)) if name else None
+    login = (name, password_of(password_file, "--user")) if name else None
     what = Submission(
         host=host,
         port=port,
@@ -179,21 +188,10 @@ def _server(text: str | None, config: Config) -> tuple[str, int]:
                 if listen.service == "mx" and endpoint.port and not endpoint.proxied:
                     return _reachable(endpoint.interface), endpoint.port
         fail(USAGE, "the configuration has no mx listener on a TCP port; say --server HOST:PORT")
-    host, colon, port = text.rpartition(":")
-    if not (colon and host and port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
-        fail(USAGE, f"--server {text}: HOST:PORT is needed")
-    return host.removeprefix("[").removesuffix("]"), int(port)
+    return host_and_port(text, "--server")
 
 
 def _reachable(interface: str) -> str:
     if interface in ("", "0.0.0.0"):  # noqa: S104  # all addresses: loopback is one of them
         return "127.0.0.1"
     return "::1" if interface == "::" else interface
-
-
-def _password(file: Path | None) -> str:
-    if file is not None:
-        return file.read_text(encoding="utf-8").removesuffix("\n")
-    if not sys.stdin.isatty():
-        fail(USAGE, "--user needs --password-file where no terminal can be asked")
-    return str(click.prompt("Password", hide_input=True))
