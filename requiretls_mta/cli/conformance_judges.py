@@ -95,6 +95,22 @@ def forgets_transaction(seen: Seen) -> Finding:
     return Finding(PASS, str(last))
 
 
+def forgets_ehlo(seen: Seen) -> Finding:
+    """MAIL, EHLO, STARTTLS; inside TLS MAIL with REQUIRETLS, without a new EHLO.
+
+    Whoever refused the first MAIL for want of an EHLO and takes the last one remembers what it has to forget; whoever
+    takes both is only liberal.
+    """
+    if len(seen.answers) < 4:
+        hung_up = seen.tls is not None and seen.trouble is not None and seen.trouble.kind is Kind.CLOSED
+        return Finding(WARNING if hung_up else NOT_TESTED, seen.why)
+    before, last = seen.answers[0], seen.answers[3]
+    kind, text = last.code // 100, str(last)
+    if kind == 2:
+        return Finding(FAIL if before.code == 503 else WARNING, f"{text} (before any EHLO: {before.heard.reply})")
+    return Finding(WARNING if kind == 4 else PASS, text)
+
+
 def executes_nothing(seen: Seen) -> Finding:
     """EHLO, STARTTLS with RSET behind it; inside TLS EHLO and QUIT. A reply too many is RSET's."""
     early = _before_tls(seen)

@@ -11,7 +11,7 @@ class Defective:
     """Listens on loopback in threads of its own. `defects` are the ids of conformance checks that it fails.
 
     Further words: `closes` (instead of throwing away what is behind STARTTLS), `lmtp`, `implicit`, `login`, `busy`
-    (one 421 greeting), `greylists` (451 to every RCPT).
+    (one 421 greeting), `greylists` (451 to every RCPT), `liberal` (MAIL without EHLO is taken).
     """
 
     def __init__(self, files, *defects):
@@ -158,7 +158,7 @@ class _Session:
         refused = [self.refusal(word) for word in parameters]
         if len(parameters) == 2 and parameters[0] == parameters[1] and not self.bad("twice"):
             refused.append("501 5.5.4 twice")
-        if not self.hello and not (self.bad("mail-before-ehlo") and self.tls):
+        if not (self.hello or self.bad("liberal")):
             refused.append("503 5.5.1 hello first")
         for refusal in filter(None, refused):
             return [refusal]

@@ -85,6 +85,7 @@ def test_a_good_server_is_conformant(serve, ca, word):
 # What a defect takes with it.
 ALSO = {"starttls-offered": {"tls"}}
 WARNINGS = {
+    "twice",
     "empty-sender",
     "mail-after-helo",
     "starttls-argument",
@@ -188,6 +189,13 @@ def test_a_temporary_refusal_proves_nothing(serve, ca):
     assert seen(found, "rcpt").startswith("refused, but only for now")
 
 
+def test_to_be_liberal_is_not_to_remember(serve, ca):
+    """Who takes MAIL without any EHLO, in the clear as well, is warned of; who forgot to forget one fails."""
+    status, found = report(serve("liberal").port, ca)
+    assert (status, troubles(found)) == (0, {"mail-before-ehlo"})
+    assert seen(found, "mail-before-ehlo").endswith("(before any EHLO: 250 2.1.0 ok)")
+
+
 def test_lmtp_is_spoken(serve, ca):
     """LHLO; HELO is no word of it."""
     status, found = report(serve("lmtp").port, ca, "--lmtp")
@@ -205,6 +213,7 @@ def test_tls_may_come_first(serve, ca):
         "starttls-offered",
         "not-offered-in-clear",
         "mail-in-clear",
+        "mail-before-ehlo",
         "injected-command",
         "injected-fragment",
         "starttls-in-transaction",
