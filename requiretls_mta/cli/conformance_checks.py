@@ -63,6 +63,7 @@ CHECKS: tuple[Check, ...] = (
         expected="a handshake of TLS 1.2 or newer",
         start=HANDSHAKE,
         judge=judges.has_tls,
+        informs=True,
         needs=("ehlo",),
     ),
     Check(
@@ -338,6 +339,7 @@ CHECKS: tuple[Check, ...] = (
         expected="a chain to one of the trusted roots; without one, only DANE authenticates the server",
         start=HANDSHAKE,
         judge=judges.is_trusted,
+        informs=True,
         needs=("tls",),
     ),
     Check(
@@ -360,6 +362,7 @@ CHECKS: tuple[Check, ...] = (
         start=READY,
         script=(_TAGGED, Say("{deliver}"), Say("DATA"), Say("{message}\r\n.", only_after="354")),
         judge=judges.takes_message,
+        informs=True,
         needs=("mail",),
         unless=frozenset({"quiet"}),
     ),

@@ -73,7 +73,8 @@ def is_trusted(seen: Seen) -> Finding:
         return Finding(NOT_TESTED, seen.why)
     if seen.tls.chain_errors:
         return Finding(WARNING, "; ".join(seen.tls.chain_errors))
-    return Finding(PASS, f"{len(seen.tls.chain)} certificates, verified to a trusted root")
+    certificates = "one certificate" if len(seen.tls.chain) == 1 else f"{len(seen.tls.chain)} certificates"
+    return Finding(PASS, f"{certificates}, verified to a trusted root")
 
 
 def is_named(seen: Seen) -> Finding:

@@ -146,6 +146,8 @@ class Check:
     """Checks without which this one says nothing; they stand above it."""
     unless: frozenset[str] = frozenset()
     """Circumstances in which it cannot be made: keys of the runner's reasons."""
+    informs: bool = False
+    """Whether a person wants to know what was seen though all is well."""
     essential: bool = False
     """Whether a server is conformant only when this was seen to pass."""
 

@@ -165,13 +165,13 @@ class Run:
         target = self._target
         try:
             connection = socket.create_connection(self._address or (target.host, target.port), target.timeout)
+            # All checks are of one server, whatever else its name leads to.
+            self._address = connection.getpeername()[:2]
         except OSError as error:
             reason = error.strerror or str(error) or type(error).__name__
             if self._address is None:
                 raise Unreachable(f"{target.host}:{target.port}: {reason}") from error
             raise Broken(Kind.BUSY, f"no further connection: {reason}") from error
-        # All checks are of one server, whatever else its name leads to.
-        self._address = connection.getpeername()[:2]
         return Wire(connection, timeout=target.timeout, end=self._end, monotonic=self._monotonic)
 
 

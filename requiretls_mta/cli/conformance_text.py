@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 from rich.console import Console
-from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
 from requiretls_mta.cli.conformance_rules import Check, Finding, Verdict, is_conformant
@@ -64,20 +64,29 @@ def print_report(report: Report) -> None:
         if check.section != section:
             section = check.section
             console.print(Text(f"\n{section}", "bold"))
-        verdict = Text(f"  {finding.verdict.value:12}", _STYLE[finding.verdict])
-        console.print(Text.assemble(verdict, check.title, (f"  {check.clause}", "dim")))
+        verdict = Text(finding.verdict.value, _STYLE[finding.verdict])
+        console.print(_row(verdict, Text.assemble(check.title, (f"  {check.clause}", "dim"))))
         # Neighbours that were not tested for the same reason have it told once.
         after = report.results[number + 1 :]
         if not (after and after[0][0].section == section and after[0][1] == finding):
             for detail in _details(check, finding):
-                console.print(Padding(detail, (0, 0, 0, 14), expand=False))
+                console.print(_row(Text(), detail))
     console.print()
     console.print(_summary(report))
 
 
+def _row(left: Text, right: Text) -> Table:
+    row = Table.grid()
+    row.add_column(width=2)
+    row.add_column(width=12)
+    row.add_column()
+    row.add_row("", left, right)
+    return row
+
+
 def _details(check: Check, finding: Finding) -> tuple[Text, ...]:
     if finding.verdict is Verdict.PASS:
-        return ()
+        return (Text(f"seen      {finding.seen}", "dim"),) if check.informs else ()
     if finding.verdict is Verdict.NOT_TESTED:
         return (Text(f"because   {finding.seen}", "dim"),)
     return (Text(f"seen      {finding.seen}"), Text(f"expected  {check.expected}"))

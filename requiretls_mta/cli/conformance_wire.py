@@ -97,7 +97,11 @@ class Wire:
                     self._flush()
                 raise Broken(Kind.NO_TLS, f"the handshake failed: {_reason(error)}") from error
         self._flush()
-        return handshake.facts(connection)
+        try:
+            return handshake.facts(connection)
+        except Exception as error:
+            # A certificate is the server's octets; readers of certificates fail on some in ways of their own.
+            raise Broken(Kind.NO_TLS, f"the certificate cannot be read: {quote(str(error))}") from error
 
     def quit(self) -> None:
         """Take leave as one should, without waiting for long."""

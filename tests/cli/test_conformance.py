@@ -17,7 +17,7 @@ from twisted.mail import smtp
 from requiretls_mta.cli.conformance_checks import CHECKS
 from requiretls_mta.cli.conformance_run import PAUSES, Run, Target
 from requiretls_mta.cli.main import cli
-from requiretls_mta.tls.client import client_context
+from requiretls_mta.tls.client import Handshake, client_context
 from tests.cli.defective import Defective
 from tests.lab.ca import CA
 from tests.smtp.dialogue import in_thread
@@ -239,6 +239,17 @@ def test_a_server_that_wants_a_login_gets_one(serve, ca, tmp_path):
     assert status == 1
 
 
+def test_a_password_is_for_who_is_authenticated(serve, ca, tmp_path, monkeypatch):
+    """Away from this machine, a certificate that proves nothing gets no AUTH command."""
+    (tmp_path / "password").write_text("secret")
+    monkeypatch.setattr("requiretls_mta.cli.conformance_run._is_loopback", lambda host: False)
+    server, login = serve("login"), ("--login", "ann", "--password-file", str(tmp_path / "password"))
+    _, found = report(server.port, ca, *login, "--name", "other.test")
+    assert seen(found, "mail").startswith("no password is sent to who is not authenticated: the certificate does not")
+    assert "AUTH" not in server.verbs
+    assert report(server.port, ca, *login)[0] == 0
+
+
 def test_nobody_there_is_status_3():
     """The service cannot be reached."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -415,6 +426,18 @@ def test_a_handshake_that_goes_wrong_is_a_failure(files, options):
     assert result.exit_code == 1
     assert verdicts(found)["tls"] == "fail"
     assert verdicts(found)["offered"] == "not tested"
+
+
+def test_a_certificate_that_no_reader_takes_is_a_failure(serve, monkeypatch):
+    """Whatever it makes our readers do, the run goes on to its end."""
+
+    def broken(handshake, connection):
+        raise ValueError("no certificate is like this")
+
+    monkeypatch.setattr(Handshake, "facts", broken)
+    found = json.loads(run(serve().port, "--json").stdout)
+    assert seen(found, "tls") == "the certificate cannot be read: no certificate is like this"
+    assert verdicts(found)["tls"] == "fail"
 
 
 def test_tls_that_is_off_for_now_is_no_failure(files):
