@@ -10,7 +10,7 @@ WARNING = Verdict.WARNING
 GREETED, OLD_TLS, HANDSHAKE, READY = Start
 
 _EHLO, _MAIL, _RCPT = Say("{ehlo}"), Say("{mail}"), Say("{rcpt}")
-_TAGGED = Say("{mail} REQUIRETLS")
+_TAGGED, _CONTROL = Say("{mail} REQUIRETLS"), Say("{mail}", only_after="5")
 _STARTTLS = Say("STARTTLS", starts_tls=True)
 _IN_CLEAR = frozenset({"implicit"})
 _LINE = 512
@@ -108,7 +108,7 @@ CHECKS: tuple[Check, ...] = (
         clause="RFC 8689 2",
         expected="250",
         start=READY,
-        script=(_TAGGED, Say("{mail}", only_after="5")),
+        script=(_TAGGED, _CONTROL),
         judge=taken,
         needs=("offered",),
         essential=True,
@@ -209,8 +209,8 @@ CHECKS: tuple[Check, ...] = (
         clause="RFC 8689 2",
         expected="530 5.7.10: the session itself must employ TLS",
         start=GREETED,
-        script=(_EHLO, _TAGGED),
-        judge=replies(NEED, REFUSE),
+        script=(_EHLO, _TAGGED, _CONTROL),
+        judge=judges.refuses_in_clear,
         needs=("ehlo",),
         unless=_IN_CLEAR,
     ),

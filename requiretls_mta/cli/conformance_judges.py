@@ -84,16 +84,33 @@ def is_named(seen: Seen) -> Finding:
     return Finding(WARNING, seen.tls.name_error) if seen.tls.name_error else Finding(PASS, "it does")
 
 
+def refuses_in_clear(seen: Seen) -> Finding:
+    """EHLO, MAIL with REQUIRETLS; when that is refused, MAIL without: whether it was for the parameter."""
+    if len(seen.answers) < 2 or seen.answers[0].code != 250:
+        return Finding(NOT_TESTED, seen.why if len(seen.answers) < 2 else str(seen.answers[0]))
+    tagged, *control = seen.answers[1:]
+    kind = tagged.code // 100
+    if kind in (2, 3):
+        return Finding(FAIL, str(tagged))
+    if kind == 4:
+        return Finding(WARNING, f"refused, but only for now: {tagged}")
+    # A server may want TLS for all mail (RFC 8689 8.4); one that wants another sender says nothing.
+    if not control or (control[0].code // 100 != 2 and control[0].code != 530):
+        return Finding(NOT_TESTED, str(control[0]) if control else seen.why)
+    return Finding(PASS, str(tagged))
+
+
 def forgets_transaction(seen: Seen) -> Finding:
-    """EHLO, MAIL in the clear, STARTTLS, RCPT inside TLS: STARTTLS refused, or the transaction forgotten."""
+    """EHLO, MAIL in the clear, STARTTLS, RCPT inside TLS: STARTTLS refused, or RCPT for want of MAIL."""
     if len(seen.answers) < 3 or seen.answers[1].code // 100 != 2:
         return Finding(NOT_TESTED, str(seen.answers[1]) if len(seen.answers) > 1 else seen.why)
     last = seen.answers[-1]
-    if len(seen.answers) == 4:
-        return Finding(FAIL if last.code // 100 == 2 else PASS, str(last))
+    if len(seen.answers) == 3:
+        return Finding(NOT_TESTED, seen.why) if last.code == 220 else Finding(PASS, str(last))
     if last.code // 100 == 2:
-        return Finding(NOT_TESTED, seen.why)
-    return Finding(PASS, str(last))
+        return Finding(FAIL, str(last))
+    # Any other refusal may be one of the recipient.
+    return Finding(PASS if last.code == 503 else NOT_TESTED, str(last))
 
 
 def forgets_ehlo(seen: Seen) -> Finding:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from requiretls_mta.cli import conformance_judges as judges
 from requiretls_mta.cli.conformance_checks import CHECKS
 from requiretls_mta.cli.conformance_rules import (
     Answer,
@@ -107,6 +108,41 @@ def test_replies_are_judged_by_what_is_wanted(wants, codes, verdict):
 def test_a_refusal_counts_where_the_plain_command_is_taken(codes, verdict):
     """A server that takes no MAIL at all says nothing about the parameter."""
     assert taken(Seen(answers=[answer(code) for code in codes])).verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("codes", "verdict"),
+    [
+        ([250, 250], FAIL),
+        ([250, 530, 250], PASS),
+        ([250, 555, 530], PASS),  # TLS is wanted for all mail
+        ([250, 550, 550], NOT_TESTED),  # the sender is not liked
+        ([250, 451], WARNING),
+        ([502], NOT_TESTED),
+        ([], NOT_TESTED),
+    ],
+)
+def test_a_refusal_in_the_clear_must_be_one_of_the_parameter(codes, verdict):
+    """Or of anything that is not inside TLS."""
+    assert judges.refuses_in_clear(Seen(answers=[answer(code) for code in codes])).verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("codes", "verdict"),
+    [
+        ([250, 250, 503], PASS),
+        ([250, 250, 220, 503], PASS),
+        ([250, 250, 220, 250], FAIL),
+        ([250, 250, 220, 550], NOT_TESTED),  # the recipient is not liked
+        ([250, 250, 220, 451], NOT_TESTED),
+        ([250, 250, 220], NOT_TESTED),
+        ([250, 530], NOT_TESTED),
+        ([250], NOT_TESTED),
+    ],
+)
+def test_a_transaction_is_forgotten_when_rcpt_wants_mail(codes, verdict):
+    """A recipient that is refused for its own sake proves nothing."""
+    assert judges.forgets_transaction(Seen(answers=[answer(code) for code in codes])).verdict is verdict
 
 
 @pytest.mark.parametrize(
