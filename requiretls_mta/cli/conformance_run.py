@@ -214,8 +214,8 @@ class _Dialogue:
 
     def _log_in(self, user: str, password: str) -> None:
         assert self.tls is not None
-        if self.tls.pkix_error and not _is_loopback(self._target.host):
-            raise Broken(Kind.REFUSED, f"no password is sent to who is not authenticated: {self.tls.pkix_error}")
+        if self.tls.pkix.auth is None and not _is_loopback(self._target.host):
+            raise Broken(Kind.REFUSED, f"no password is sent to who is not authenticated: {self.tls.pkix.detail}")
         token = base64.b64encode(f"\0{user}\0{password}".encode())
         self.wire.send(b"AUTH PLAIN " + token + b"\r\n")
         heard = self.wire.hear()

@@ -19,7 +19,7 @@ from requiretls_mta.relay.settings import RelaySettings
 from requiretls_mta.smtp.client import ClientSession, HandshakeError, SessionLostError
 from requiretls_mta.smtp.login import log_in
 from requiretls_mta.tls.client import Handshake
-from requiretls_mta.tls.judge import TLSState
+from requiretls_mta.tls.elements import Proved, TLSState
 
 Connect = Callable[[Host, str, RelaySettings], Deferred[ClientSession]]
 """Opens a connection to a host's address; fails with Twisted's connection errors."""
@@ -35,10 +35,17 @@ class Line:
     tls: TLSState
     detail: str = ""
     """Why there is no TLS, or no authentication."""
+    proved: Proved | None = None
+    """What the host's certificate came to; None without TLS."""
     generation: int = 0
     logged_in: bool = False
     delays: tuple[float, float] = (0.0, 0.0)
     """Seconds that connecting and TLS took."""
+
+    @property
+    def auth(self) -> str | None:
+        """How the host was authenticated: `dane-ee`, `dane-ta`, `pkix`, or not at all."""
+        return self.proved.auth if self.proved else None
 
     @property
     def keyword(self) -> bool:
@@ -102,7 +109,7 @@ async def identify(line: Line, settings: RelaySettings) -> Cause | None:
     login = settings.logins.get(line.host.name)
     if login is None or line.logged_in:
         return None
-    if line.tls is not TLSState.AUTHENTICATED:
+    if line.auth is None:
         return attrs.evolve(
             _cause(line.host, line.address, f"no login without authenticated TLS: {line.detail or line.tls.value}"),
             step=Step.AUTHENTICATE,
@@ -170,8 +177,8 @@ async def _secure(line: Line, settings: RelaySettings) -> bool:
         # It took too long: that may be the network's fault, so a tagged message is not given up for it.
         line.tls, line.detail = TLSState.UNAVAILABLE, str(error)
         return False
-    line.detail = facts.pkix_error or ""
-    line.tls = TLSState.UNAUTHENTICATED if facts.pkix_error else TLSState.AUTHENTICATED
+    line.proved = facts.pkix
+    line.tls, line.detail = TLSState.ESTABLISHED, line.proved.detail
     return True
 
 

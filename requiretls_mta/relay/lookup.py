@@ -14,9 +14,9 @@ from requiretls_mta.dns.answer import Answer, Resolver, Status
 from requiretls_mta.message.address import AddressError, ascii_domain, check_domain, literal_address
 from requiretls_mta.message.outcome import Cause, Step
 from requiretls_mta.message.reply import Reply, quote
-from requiretls_mta.relay.route import Host, HostAddress, NoRoute, Route
+from requiretls_mta.relay.route import Host, HostAddress, NoPolicy, NoRoute, PolicyFinder, Route
 from requiretls_mta.relay.static_routes import StaticRoute, route_for
-from requiretls_mta.tls.judge import MXSecurity
+from requiretls_mta.tls.elements import MXSecurity
 
 MAX_HOSTS = 50
 """MX records that are looked at, best first."""
@@ -36,16 +36,23 @@ class LookupSettings:
     """Host names of ours in MX records; A-labels in lower case."""
     own_addresses: frozenset[tuple[str, int]] = frozenset()
     """IP addresses and ports on which we listen."""
+    testing_vouches: bool = False
+    """Whether an MTA-STS policy in testing mode may vouch for a host (`requiretls.mta_sts_testing`)."""
 
 
 class RouteFinder:
     """Asks the DNS for routes. Never fails: what cannot be found is a `NoRoute` or a `Cause`."""
 
     def __init__(
-        self, resolver: Resolver, settings: Callable[[], LookupSettings], rng: random.Random | None = None
+        self,
+        resolver: Resolver,
+        settings: Callable[[], LookupSettings],
+        rng: random.Random | None = None,
+        policies: PolicyFinder | None = None,
     ) -> None:
         self._resolver = resolver
         self._settings = settings
+        self._policies = policies
         self._rng = rng or random.SystemRandom()
 
     def key(self, domain: str) -> str:
@@ -57,15 +64,32 @@ class RouteFinder:
         static = route_for(name, self._settings().static)
         return static.key if static else name
 
-    def find(self, domain: str) -> Deferred[Route | NoRoute]:
-        """The hosts for mail to `domain` (as written in an address)."""
-        return Deferred.fromCoroutine(self._find(domain))
+    def find(self, domain: str, *, policy: bool = True) -> Deferred[Route | NoRoute]:
+        """The hosts for mail to `domain` (as written in an address); their MTA-STS `policy` unless nobody heeds it."""
+        return Deferred.fromCoroutine(self._find(domain, policy=policy))
+
+    def renewed(self, route: Route) -> Deferred[Route | None]:
+        """The route under a policy that is newer than its own, looked up past every cache; None: there is no newer."""
+        return Deferred.fromCoroutine(self._renewed(route))
 
     def addresses(self, host: Host) -> Deferred[tuple[HostAddress, ...] | Cause]:
         """The addresses of a host, IPv6 and IPv4 in turn, or why there are none."""
         return Deferred.fromCoroutine(self._addresses(host))
 
-    async def _find(self, domain: str) -> Route | NoRoute:
+    async def _find(self, domain: str, *, policy: bool) -> Route | NoRoute:
+        route = await self._hosts(domain)
+        if isinstance(route, NoRoute) or not (policy and route.next_hop and self._policies):
+            return route
+        found = await self._policies.find(route.next_hop)
+        return route.under(found, testing_vouches=self._settings().testing_vouches)
+
+    async def _renewed(self, route: Route) -> Route | None:
+        if self._policies is None or route.policy is None or isinstance(route.policy, NoPolicy):
+            return None
+        found = await self._policies.renewed(route.next_hop, route.policy)
+        return None if found is None else route.under(found, testing_vouches=self._settings().testing_vouches)
+
+    async def _hosts(self, domain: str) -> Route | NoRoute:
         if domain.startswith("["):
             return _literal(domain, self._settings().port)
         try:
@@ -87,11 +111,13 @@ class RouteFinder:
         if answer.is_failure:
             return _no_route(domain, _failure(answer, "MX records"), temporary=True)
         security = MXSecurity.DNSSEC if answer.is_secure else MXSecurity.NONE
+        # RFC 7672 3.2.2; dict, for a name that is no alias is its own target.
+        next_hops = tuple(dict.fromkeys([name, answer.canonical.rstrip(".") or name])) if answer.is_secure else ()
         if answer.rcode == "NXDOMAIN":
             return _no_route(domain, Reply(550, "5.1.2", f"the domain {quote(name)} does not exist"))
         if not answer.exists:
             # RFC 5321 5.1: without MX records the domain itself is the host.
-            hosts = [Host(name=name, port=port, protocol=protocol, mx_security=security)]
+            hosts = [Host(name=name, port=port, protocol=protocol, mx_security=security, next_hops=next_hops)]
         else:
             records: Any = answer.records
             found = sorted(
@@ -102,7 +128,14 @@ class RouteFinder:
                 # RFC 7505 4.1
                 return _no_route(domain, Reply(556, "5.1.10", f"the domain {quote(name)} takes no mail (null MX)"))
             hosts = [
-                Host(name=exchange, port=port, protocol=protocol, preference=preference, mx_security=security)
+                Host(
+                    name=exchange,
+                    port=port,
+                    protocol=protocol,
+                    preference=preference,
+                    mx_security=security,
+                    next_hops=next_hops,
+                )
                 for preference, _, exchange in found
                 if _is_host_name(exchange)
             ]
@@ -112,7 +145,7 @@ class RouteFinder:
         if not remaining:
             text = f"mail for {quote(name)} loops back to this server: its best MX is ourselves"
             return _no_route(domain, Reply(554, "5.4.6", text))
-        return Route(domain=domain, hosts=tuple(remaining))
+        return Route(domain=domain, hosts=tuple(remaining), next_hop=name)
 
     async def _without_us(self, hosts: list[Host]) -> list[Host]:
         """RFC 5321 5.1: our own record goes, and with it all that are no better."""

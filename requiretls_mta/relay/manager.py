@@ -20,17 +20,9 @@ from requiretls_mta.relay.pool import Pool
 from requiretls_mta.relay.route import Host, NoRoute, Route
 from requiretls_mta.relay.settings import RelaySettings
 from requiretls_mta.smtp.exchange import Answered, Refused, transact
-from requiretls_mta.tls.judge import (
-    Facts,
-    MXSecurity,
-    Requirement,
-    Row,
-    TLSState,
-    Verdict,
-    conclude,
-    judge,
-    requirement_of,
-)
+from requiretls_mta.tls.conclude import conclude
+from requiretls_mta.tls.elements import Facts, MXSecurity, Requirement, Verdict, requirement_of
+from requiretls_mta.tls.judge import Row, judge
 from requiretls_mta.tls.policy import Level
 
 
@@ -58,7 +50,9 @@ class _Demand:
                 requirement=self.requirement,
                 level=self.level,
                 mx_security=host.mx_security,
+                sts=host.sts,
                 tls=line.tls if line else None,
+                proof=line.proved.proof if line and line.proved else None,
                 keyword=line.keyword if line else False,
             )
         )
@@ -94,15 +88,16 @@ class RelayManager:
     async def _deliver(self, message: Message, recipients: tuple[Recipient, ...]) -> list[Outcome]:
         settings = self._settings()
         domain = recipients[0].address.domain
-        route = await self._finder.find(domain)
-        if isinstance(route, NoRoute):
-            return _all(recipients, route.reply, (route.cause,))
         # Our own reports about tagged messages are held to the promise; others' are let through (RFC 8689 5).
         empty = message.envelope.sender is None and message.origin != "report"
+        requirement = requirement_of(message.envelope.tag, empty_reverse_path=empty)
+        route = await self._finder.find(domain, policy=requirement is not Requirement.OPTIONAL)
+        if isinstance(route, NoRoute):
+            return _all(recipients, route.reply, (route.cause,))
         demand = _Demand(
             message=message,
             recipients=recipients,
-            requirement=requirement_of(message.envelope.tag, empty_reverse_path=empty),
+            requirement=requirement,
             level=settings.levels.of(domain),
             settings=settings,
             local=route.local,
@@ -118,6 +113,16 @@ class RelayManager:
         return [next(found[need]) for need in needing]
 
     async def _walk(self, route: Route, demand: _Demand) -> list[Outcome]:
+        result = await self._round(route, demand)
+        if isinstance(result, tuple) and not conclude(result).is_temporary:
+            # RFC 8461 5.1 (3): nothing fails for good before somebody has looked for a newer policy.
+            newer = await self._finder.renewed(route)
+            if newer is not None:
+                result = await self._round(newer, demand)
+        return result if isinstance(result, list) else _all(demand.recipients, conclude(result), result)
+
+    async def _round(self, route: Route, demand: _Demand) -> list[Outcome] | tuple[Cause, ...]:
+        """Each host once: outcomes, or why each of them would not do."""
         causes: list[Cause] = []
         end = self._clock.seconds() + demand.settings.patience
         for host in route.hosts:
@@ -139,7 +144,7 @@ class RelayManager:
                 if not isinstance(result, Cause):
                     return result
                 causes.append(result)
-        return _all(demand.recipients, conclude(causes), tuple(causes))
+        return tuple(causes)
 
     async def _try(self, host: Host, address: str, demand: _Demand, causes: Sequence[Cause]) -> list[Outcome] | Cause:
         """One address of one host: outcomes, or why it was none."""
@@ -202,7 +207,7 @@ class RelayManager:
                 mx=host.name,
                 tls_version=line.session.tls.version,
                 cipher=line.session.tls.cipher,
-                auth="pkix" if line.tls is TLSState.AUTHENTICATED else None,
+                auth=line.auth,
             )
         return line
 
@@ -262,7 +267,7 @@ def _outcome(
     security = Security(
         tls_version=facts.version if facts else None,
         cipher=facts.cipher if facts else None,
-        auth="pkix" if line.tls is TLSState.AUTHENTICATED else None,
+        auth=line.auth,
         mx_security=line.host.mx_security.value if not demand.local else MXSecurity.NOT_APPLICABLE.value,
         requiretls=keyword,
     )

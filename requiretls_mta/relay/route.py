@@ -2,11 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import attrs
+from twisted.internet.defer import Deferred
 
 from requiretls_mta.message.outcome import Cause
 from requiretls_mta.message.reply import Reply
-from requiretls_mta.tls.judge import MXSecurity
+from requiretls_mta.tls.elements import STS, MXSecurity
+
+
+class Policy(Protocol):
+    """What the relay needs of an MTA-STS policy; `tls.mta_sts` has the real one."""
+
+    @property
+    def mode(self) -> Mode:
+        """How strictly it is meant."""
+
+    @property
+    def mx(self) -> Sequence[str]:
+        """Patterns of the hosts that it lists."""
+
+    @property
+    def lines(self) -> Sequence[str]:
+        """The policy line by line (RFC 8460 4.4)."""
+
+    def matches(self, host: str) -> bool:
+        """Whether it lists the host (RFC 8461 4.1)."""
+
+
+class Mode(Protocol):
+    """`enforce`, `testing` or `none`."""
+
+    @property
+    def value(self) -> str:
+        """The word of RFC 8461 3.2."""
+
+
+@attrs.frozen(kw_only=True)
+class NoPolicy:
+    """Why there is no MTA-STS policy."""
+
+    problem: str = ""
+    """Empty: the domain announces none. Else why it cannot be had; escaped."""
+    result: str | None = None
+    """The RFC 8460 4.3 result type: `sts-policy-fetch-error`, `sts-policy-invalid` or `sts-webpki-invalid`."""
+    temporary: bool = False
+    """One is announced, but cannot be had now, and none is cached."""
+
+
+class PolicyFinder(Protocol):
+    """Finds MTA-STS policies."""
+
+    def find(self, domain: str) -> Deferred[Policy | NoPolicy]:
+        """The policy of a next-hop domain (A-labels, lower case; RFC 8461 3.4). Never fails."""
+
+    def renewed(self, domain: str, known: Policy) -> Deferred[Policy | NoPolicy | None]:
+        """What replaces a policy, looked up past the cache (RFC 8461 5.1 step 3); None: it holds. Never fails."""
 
 
 @attrs.frozen(kw_only=True)
@@ -20,6 +73,11 @@ class Host:
     """`smtp`, `smtps` (TLS from the first octet) or `lmtp`."""
     preference: int = 0
     mx_security: MXSecurity = MXSecurity.NONE
+    sts: STS = STS.NONE
+    """What the MTA-STS policy of the next-hop domain says about it."""
+    next_hops: tuple[str, ...] = ()
+    """The next-hop domain and its alias target, where its MX records are secure: they may stand in a certificate that
+    a DANE-TA record vouches for (RFC 7672 3.2.2)."""
 
     @property
     def is_socket(self) -> bool:
@@ -35,11 +93,26 @@ class Route:
     hosts: tuple[Host, ...]
     local: bool = False
     """Delivery on this machine (RFC 8689 4.4): no TLS is asked of it."""
+    next_hop: str = ""
+    """The domain whose MX records were asked for, and whose policy counts; empty where nothing was looked up."""
+    policy: Policy | NoPolicy | None = None
+    """The MTA-STS policy of the next hop; None: not asked for."""
 
     @property
     def key(self) -> str:
         """Equal for messages that may share a transaction."""
         return self.domain
+
+    def under(self, policy: Policy | NoPolicy, *, testing_vouches: bool) -> Route:
+        """The same route as that policy sees it."""
+        hosts = []
+        for host in self.hosts:
+            sts = _standing(policy, host.name, testing_vouches=testing_vouches)
+            security = host.mx_security
+            if security in (MXSecurity.NONE, MXSecurity.MTA_STS):
+                security = MXSecurity.MTA_STS if sts in (STS.ENFORCED, STS.VOUCHES) else MXSecurity.NONE
+            hosts.append(attrs.evolve(host, sts=sts, mx_security=security))
+        return attrs.evolve(self, hosts=tuple(hosts), policy=policy)
 
 
 @attrs.frozen(kw_only=True)
@@ -60,3 +133,14 @@ class HostAddress:
     """IP address."""
     secure: bool
     """Whether DNSSEC vouches for it."""
+
+
+def _standing(policy: Policy | NoPolicy, host: str, *, testing_vouches: bool) -> STS:
+    if isinstance(policy, NoPolicy):
+        return STS.UNAVAILABLE if policy.temporary else STS.NONE
+    match policy.mode.value:
+        case "enforce":
+            return STS.ENFORCED if policy.matches(host) else STS.UNLISTED
+        case "testing" if testing_vouches and policy.matches(host):
+            return STS.VOUCHES
+    return STS.NONE

@@ -56,6 +56,7 @@ class Handshake:
         self._host = host
         self._address = _ip(host)
         self._errors: list[str] = []
+        self._only_expired = True
         self._verified = False
 
     def clientConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
@@ -71,19 +72,22 @@ class Handshake:
         chain = connection.get_peer_cert_chain(as_cryptography=True) or []
         errors = list(self._errors)
         # No errors prove something only if somebody looked.
-        if not chain or not self._verified:
+        looked = bool(chain) and self._verified
+        if not looked:
             errors.append("the host presented no certificate")
         return ClientTLS(
             version=connection.get_protocol_version_name(),
             cipher=connection.get_cipher_name() or "",
             chain=tuple(certificate.public_bytes(Encoding.DER) for certificate in chain),
             chain_errors=tuple(errors),
+            expired=looked and bool(errors) and self._only_expired,
             name_error=self._name_error(chain[0]) if chain else "no certificate",
         )
 
     def _note(self, connection: SSL.Connection, certificate: crypto.X509, number: int, depth: int, ok: int) -> bool:
         self._verified = True
         if not ok:
+            self._only_expired &= number == EXPIRED
             text = f"{_error_text(number)} (at depth {depth})"
             if text not in self._errors and len(self._errors) < 5:
                 self._errors.append(text)
@@ -122,11 +126,12 @@ def _names(leaf: x509.Certificate) -> str:
     return quote("it bears " + ", ".join(names[:5])) if names else "it bears no DNS name"
 
 
+EXPIRED = 10
 # The codes of X509_V_ERR_* in OpenSSL's x509_vfy.h that mail operators meet.
 _ERRORS = {
     7: "certificate signature failure",
     9: "certificate is not yet valid",
-    10: "certificate has expired",
+    EXPIRED: "certificate has expired",
     18: "self-signed certificate",
     19: "self-signed certificate in certificate chain",
     20: "unable to get local issuer certificate",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import attrs
 
+from requiretls_mta.tls.elements import Proof, Proved
+
 
 @attrs.frozen(kw_only=True)
 class ServerTLS:
@@ -27,15 +29,17 @@ class ClientTLS:
     """The certificates the host presented, leaf first, DER."""
     chain_errors: tuple[str, ...] = ()
     """Why the chain does not verify to a trusted root; empty: it does. Empty says nothing when `resumed`."""
+    expired: bool = False
+    """Whether nothing is wrong with the chain but that a certificate in it has expired."""
     name_error: str | None = None
     """Why the leaf does not bear the host's name (RFC 9525; CN-ID does not count); None: it does."""
     resumed: bool = False
 
     @property
-    def pkix_error(self) -> str | None:
-        """Why PKIX does not authenticate the host, or None when it does."""
+    def pkix(self) -> Proved:
+        """Whether PKIX authenticates the host."""
         if self.resumed:
-            return "a resumed session proves no certificate"
+            return Proved(Proof.UNTRUSTED, "a resumed session proves no certificate")
         if self.chain_errors:
-            return "certificate not trusted: " + "; ".join(self.chain_errors)
-        return self.name_error
+            return Proved(Proof.EXPIRED if self.expired else Proof.UNTRUSTED, "; ".join(self.chain_errors))
+        return Proved(Proof.WRONG_NAME, self.name_error) if self.name_error else Proved(Proof.PKIX)

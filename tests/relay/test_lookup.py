@@ -1,15 +1,17 @@
 """Routes: MX records and their security, what stands in for them, and where mail would only come back to us."""
 
 import random
+from types import SimpleNamespace
 
 import pytest
+from twisted.internet.defer import succeed
 
 from requiretls_mta.dns.answer import Status
 from requiretls_mta.message.outcome import Cause
 from requiretls_mta.relay.lookup import LookupSettings, RouteFinder
-from requiretls_mta.relay.route import Host, NoRoute, Route
+from requiretls_mta.relay.route import Host, NoPolicy, NoRoute, Route
 from requiretls_mta.relay.static_routes import RouteError, StaticRoute, parse_route, route_for
-from requiretls_mta.tls.judge import MXSecurity
+from requiretls_mta.tls.elements import STS, MXSecurity
 from tests.relay.fakes import FakeResolver
 
 NXDOMAIN = {"status": Status.SECURE, "rcode": "NXDOMAIN"}
@@ -40,7 +42,7 @@ def test_mx_hosts_come_by_preference_and_equals_in_random_order():
 
 def test_without_mx_records_the_domain_is_the_host():
     """C30: secure only where the denial is."""
-    assert find("a.test", {}).hosts == (Host(name="a.test", mx_security=MXSecurity.DNSSEC),)
+    assert find("a.test", {}).hosts == (Host(name="a.test", mx_security=MXSecurity.DNSSEC, next_hops=("a.test",)),)
     assert find("a.test", {}, status=Status.INSECURE).hosts[0].mx_security is MXSecurity.NONE
 
 
@@ -142,3 +144,80 @@ def test_no_address_is_definite_only_if_both_answers_are():
     assert not addresses({}).temporary
     assert addresses({("m.test", "AAAA"): SERVFAIL}).temporary
     assert addresses({("m.test", "A"): BOGUS}).reply.enhanced == "4.7.5"
+
+
+class FakePolicies:
+    """MTA-STS policies by domain, and what replaces them."""
+
+    def __init__(self, table, newer=None):
+        self.table, self.newer, self.asked = table, newer, []
+
+    def find(self, domain):
+        self.asked.append(domain)
+        return succeed(self.table.get(domain, NoPolicy()))
+
+    def renewed(self, domain, known):
+        assert self.table[domain] is known
+        return succeed(self.newer)
+
+
+class FakePolicy:
+    def __init__(self, mode, *mx):
+        self.mode, self.mx, self.lines = SimpleNamespace(value=mode), mx, (f"mode: {mode}",)
+
+    def matches(self, host):
+        return host in self.mx
+
+
+def standing(policy, status=Status.INSECURE, *, testing=False, domain="a.test"):
+    """How two hosts stand under the policy of their domain."""
+    table = {("a.test", "MX"): ["10 m1.test.", "20 m2.test."]}
+    settings = LookupSettings(testing_vouches=testing)
+    policies = FakePolicies({"a.test": policy})
+    finder = RouteFinder(FakeResolver(table, status), lambda: settings, policies=policies)
+    got = []
+    finder.find(domain).addCallback(got.append)
+    assert got[0].policy is policy and policies.asked == ["a.test"]
+    return [(host.mx_security, host.sts) for host in got[0].hosts]
+
+
+def test_a_policy_vouches_for_the_hosts_it_lists():
+    """RFC 8689 4.2.1 (2): DNSSEC, else MTA-STS in enforce mode; in testing mode only where the operator says so."""
+    none, sts, dnssec = MXSecurity.NONE, MXSecurity.MTA_STS, MXSecurity.DNSSEC
+    assert standing(FakePolicy("enforce", "m2.test")) == [(none, STS.UNLISTED), (sts, STS.ENFORCED)]
+    assert standing(FakePolicy("enforce", "m2.test"), Status.SECURE) == [
+        (dnssec, STS.UNLISTED),
+        (dnssec, STS.ENFORCED),
+    ]
+    assert standing(FakePolicy("testing", "m2.test")) == [(none, STS.NONE)] * 2
+    assert standing(FakePolicy("testing", "m2.test"), testing=True) == [(none, STS.NONE), (sts, STS.VOUCHES)]
+    assert standing(FakePolicy("none", "m2.test"), testing=True) == [(none, STS.NONE)] * 2
+    assert standing(NoPolicy()) == [(none, STS.NONE)] * 2
+    assert standing(NoPolicy(problem="x", temporary=True)) == [(none, STS.UNAVAILABLE)] * 2
+
+
+def test_whose_policy_counts():
+    """RFC 8461 3.4: that of the next hop; of a `[host]` route, a literal, or for TLS-optional mail none."""
+    policies = FakePolicies({})
+    settings = LookupSettings(static={"a.test": parse_route("smtp:hub.test"), "b.test": parse_route("smtp:[b.test]")})
+    finder = RouteFinder(FakeResolver(), lambda: settings, policies=policies)
+    for domain in ("x.test", "A.test", "b.test", "[192.0.2.1]"):
+        finder.find(domain)
+    finder.find("y.test", policy=False)
+    assert policies.asked == ["x.test", "hub.test"]
+
+
+def test_a_route_under_a_newer_policy():
+    """RFC 8461 5.1 (3): what was unlisted is listed; the policy that holds still changes nothing."""
+    old, new = FakePolicy("enforce", "other.test"), FakePolicy("enforce", "a.test")
+    for newer, expected in ((new, MXSecurity.MTA_STS), (NoPolicy(), MXSecurity.NONE), (None, None)):
+        policies = FakePolicies({"a.test": old}, newer)
+        finder = RouteFinder(FakeResolver({}, Status.INSECURE), LookupSettings, policies=policies)
+        got = []
+        finder.find("a.test").addCallback(got.append)
+        assert got[0].hosts[0].sts is STS.UNLISTED
+        finder.renewed(got[0]).addCallback(got.append)
+        assert (got[1] and got[1].hosts[0].mx_security) == expected
+    found = []
+    RouteFinder(FakeResolver(), LookupSettings).renewed(got[0]).addCallback(found.append)
+    assert found == [None]

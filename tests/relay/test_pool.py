@@ -5,7 +5,7 @@ from twisted.internet.task import Clock
 from requiretls_mta.relay.dial import Line
 from requiretls_mta.relay.pool import Pool
 from requiretls_mta.relay.route import Host
-from requiretls_mta.tls.judge import TLSState
+from requiretls_mta.tls.elements import TLSState
 
 HOST = Host(name="mx.test")
 
@@ -26,7 +26,7 @@ class FakeSession:
 
 
 def kept(pool, *, host=HOST, generation=0, optional=False, idle=5.0):
-    line = Line(FakeSession(), host, "192.0.2.1", TLSState.AUTHENTICATED, generation=generation)
+    line = Line(FakeSession(), host, "192.0.2.1", TLSState.ESTABLISHED, generation=generation)
     pool.keep(line, optional=optional, idle=idle, quit_time=3.0)
     return line
 

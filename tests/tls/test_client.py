@@ -51,11 +51,11 @@ class Shown:
 def test_nobody_looked_is_no_yes():
     """No certificate, or no run of the callback, never means verified."""
     handshake = Handshake(client_context("system"), "mx.a.test")
-    assert handshake.facts(Shown()).pkix_error is not None
+    assert handshake.facts(Shown()).pkix.auth is None
     with tempfile.TemporaryDirectory() as folder:
         good = CA(Path(folder)).host("mx.a.test").certificate
     assert handshake.facts(Shown(good)).name_error is None
-    assert handshake.facts(Shown(good)).pkix_error is not None
+    assert handshake.facts(Shown(good)).pkix.auth is None
 
 
 def test_an_extension_twice_is_no_name():
@@ -105,9 +105,9 @@ class Facts(TestCase):
         ca, other = CA(folder / "ca"), CA(folder / "other", "Other Root")
         self.context = client_context(str(ca.roots))
         good = yield self.facts(ca.host("mx.a.test"), "mx.a.test")
-        assert good.pkix_error is None and good.version == "TLSv1.3" and len(good.chain) == 1
+        assert good.pkix.auth == "pkix" and good.version == "TLSv1.3" and len(good.chain) == 1
         through = yield self.facts(ca.intermediate().host("mx.a.test"), "mx.a.test")
-        assert through.pkix_error is None and len(through.chain) == 2
+        assert through.pkix.auth == "pkix" and len(through.chain) == 2
         for files, host, error in (
             (ca.host("other.test"), "mx.a.test", "does not bear the name mx.a.test (it bears other.test)"),
             (ca.expired("mx.a.test"), "mx.a.test", "certificate has expired"),
@@ -120,6 +120,6 @@ class Facts(TestCase):
         ):
             facts = yield self.facts(files, host)
             if error is None:
-                assert facts.pkix_error is None, (host, facts)
+                assert facts.pkix.auth == "pkix", (host, facts)
             else:
-                assert error in (facts.pkix_error or ""), (host, facts.pkix_error)
+                assert error in facts.pkix.detail, (host, facts.pkix)
