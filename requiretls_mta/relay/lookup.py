@@ -17,6 +17,7 @@ from requiretls_mta.message.reply import Reply, quote
 from requiretls_mta.relay.route import Host, HostAddress, NoPolicy, NoRoute, PolicyFinder, Route
 from requiretls_mta.relay.static_routes import StaticRoute, route_for
 from requiretls_mta.tls.elements import MXSecurity
+from requiretls_mta.tls.names import as_ip
 
 MAX_HOSTS = 50
 """MX records that are looked at, best first."""
@@ -162,7 +163,7 @@ class RouteFinder:
     async def _addresses(self, host: Host) -> tuple[HostAddress, ...] | Cause:
         if host.is_socket:
             return (HostAddress(address=host.name, secure=True),)
-        literal = _as_address(host.name)
+        literal = as_ip(host.name)
         if literal is not None:
             return (HostAddress(address=literal, secure=True),)
         six, four = await gatherResults(
@@ -188,22 +189,12 @@ def _literal(domain: str, port: int) -> Route | NoRoute:
     return Route(domain=domain, hosts=(Host(name=domain, port=port, mx_security=MXSecurity.NOT_APPLICABLE),))
 
 
-def _as_address(name: str) -> str | None:
-    """The IP address that a host is named by, in brackets or bare."""
-    if name.startswith("["):
-        return str(literal_address(name))
-    try:
-        return str(ipaddress.ip_address(name))
-    except ValueError:
-        return None
-
-
 def _is_host_name(name: str) -> bool:
     try:
         check_domain(name)
     except AddressError:
         return False
-    return _as_address(name) is None and name.isascii()
+    return as_ip(name) is None and name.isascii()
 
 
 def _usable(answer: Answer) -> list[HostAddress]:

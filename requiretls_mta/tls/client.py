@@ -7,21 +7,16 @@ never resumed: a resumed one would prove nothing.
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL, crypto
-from service_identity import CertificateError, VerificationError
-from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from zope.interface import implementer
 
-from requiretls_mta.message.address import literal_address
-from requiretls_mta.message.reply import quote
-from requiretls_mta.tls.facts import ClientTLS
+from requiretls_mta.tls.facts import EXPIRED, ClientTLS
+from requiretls_mta.tls.names import as_ip, name_error
 
 
 class TrustError(Exception):
@@ -50,11 +45,14 @@ def client_context(trust: str) -> SSL.Context:
 class Handshake:
     """One handshake with one host: makes its connection, then tells its facts."""
 
-    def __init__(self, context: SSL.Context, host: str) -> None:
-        """`host` is the name to be borne by the certificate: A-labels, an IP address, or a literal in brackets."""
+    def __init__(self, context: SSL.Context, host: str, server_name: str | None = None) -> None:
+        """`host` is the name to be borne by the certificate: A-labels, an IP address, or a literal in brackets.
+
+        `server_name` is the name that the host is asked for, where it is another (RFC 7672 8.1: the TLSA base domain).
+        """
         self._context = context
         self._host = host
-        self._address = _ip(host)
+        self._server_name = server_name or host
         self._errors: list[str] = []
         self._only_expired = True
         self._verified = False
@@ -62,8 +60,8 @@ class Handshake:
     def clientConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
         """The connection for Twisted's TLS."""
         connection = SSL.Connection(self._context, None)
-        if self._address is None:  # RFC 6066 3: no literals in SNI
-            connection.set_tlsext_host_name(self._host.encode("ascii"))
+        if as_ip(self._server_name) is None:  # RFC 6066 3: no literals in SNI
+            connection.set_tlsext_host_name(self._server_name.encode("ascii"))
         connection.set_verify(SSL.VERIFY_PEER, self._note)
         return connection
 
@@ -81,7 +79,7 @@ class Handshake:
             chain=tuple(certificate.public_bytes(Encoding.DER) for certificate in chain),
             chain_errors=tuple(errors),
             expired=looked and bool(errors) and self._only_expired,
-            name_error=self._name_error(chain[0]) if chain else "no certificate",
+            name_error=name_error(chain[0], self._host) if chain else "no certificate",
         )
 
     def _note(self, connection: SSL.Connection, certificate: crypto.X509, number: int, depth: int, ok: int) -> bool:
@@ -93,40 +91,7 @@ class Handshake:
                 self._errors.append(text)
         return True
 
-    def _name_error(self, leaf: x509.Certificate) -> str | None:
-        """RFC 9525: only subject alternative names count."""
-        try:
-            if self._address is not None:
-                verify_certificate_ip_address(leaf, self._address)
-            else:
-                verify_certificate_hostname(leaf, self._host)
-        except (VerificationError, CertificateError):
-            return f"the certificate does not bear the name {self._host} ({_names(leaf)})"
-        except Exception as error:
-            # The octets are the peer's: extensions twice, of no form, in encodings of no name.
-            return f"the names in the certificate cannot be read: {quote(str(error))}"
-        return None
 
-
-def _ip(host: str) -> str | None:
-    if host.startswith("["):
-        return str(literal_address(host))
-    try:
-        return str(ipaddress.ip_address(host))
-    except ValueError:
-        return None
-
-
-def _names(leaf: x509.Certificate) -> str:
-    try:
-        alternative = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return "it has no subject alternative name"
-    names = [str(name.value) for name in alternative if isinstance(name, x509.DNSName | x509.IPAddress)]
-    return quote("it bears " + ", ".join(names[:5])) if names else "it bears no DNS name"
-
-
-EXPIRED = 10
 # The codes of X509_V_ERR_* in OpenSSL's x509_vfy.h that mail operators meet.
 _ERRORS = {
     7: "certificate signature failure",

@@ -6,6 +6,9 @@ import attrs
 
 from requiretls_mta.tls.elements import Proof, Proved
 
+EXPIRED = 10
+"""X509_V_ERR_CERT_HAS_EXPIRED of OpenSSL."""
+
 
 @attrs.frozen(kw_only=True)
 class ServerTLS:
