@@ -19,7 +19,8 @@ from requiretls_mta.relay.settings import RelaySettings
 from requiretls_mta.smtp.client import ClientSession, HandshakeError, SessionLostError
 from requiretls_mta.smtp.login import log_in
 from requiretls_mta.tls.client import Handshake
-from requiretls_mta.tls.elements import Proved, TLSState
+from requiretls_mta.tls.dane import authenticate
+from requiretls_mta.tls.elements import DANE, Proved, TLSState
 
 Connect = Callable[[Host, str, RelaySettings], Deferred[ClientSession]]
 """Opens a connection to a host's address; fails with Twisted's connection errors."""
@@ -35,17 +36,32 @@ class Line:
     tls: TLSState
     detail: str = ""
     """Why there is no TLS, or no authentication."""
-    proved: Proved | None = None
-    """What the host's certificate came to; None without TLS."""
     generation: int = 0
     logged_in: bool = False
     delays: tuple[float, float] = (0.0, 0.0)
     """Seconds that connecting and TLS took."""
 
     @property
+    def proved(self) -> Proved | None:
+        """What the host's certificate came to; None without TLS."""
+        return self.proves(self.host)
+
+    @property
     def auth(self) -> str | None:
         """How the host was authenticated: `dane-ee`, `dane-ta`, `pkix`, or not at all."""
         return self.proved.auth if self.proved else None
+
+    def proves(self, host: Host) -> Proved | None:
+        """What the certificate is worth to whoever wants this host as it was found just now; None without TLS.
+
+        The same host may have been found for another domain, or with other TLSA records, since the session began.
+        """
+        facts = self.session.tls
+        if facts is None or self.tls is not TLSState.ESTABLISHED:
+            return None
+        if host.tlsa.state is DANE.USABLE and not facts.resumed:
+            return authenticate(host.tlsa, facts.chain, host.names)
+        return facts.pkix
 
     @property
     def keyword(self) -> bool:
@@ -169,7 +185,8 @@ async def _converse(
 async def _secure(line: Line, settings: RelaySettings) -> bool:
     """The handshake; False when it came to nothing and the connection is gone."""
     try:
-        facts = await line.session.start_tls(Handshake(settings.context, line.host.name), settings.timeouts.handshake)
+        handshake = Handshake(settings.context, line.host.name, line.host.server_name)
+        await line.session.start_tls(handshake, settings.timeouts.handshake)
     except HandshakeError as error:
         line.tls, line.detail = TLSState.HANDSHAKE_FAILED, str(error)
         return False
@@ -177,8 +194,8 @@ async def _secure(line: Line, settings: RelaySettings) -> bool:
         # It took too long: that may be the network's fault, so a tagged message is not given up for it.
         line.tls, line.detail = TLSState.UNAVAILABLE, str(error)
         return False
-    line.proved = facts.pkix
-    line.tls, line.detail = TLSState.ESTABLISHED, line.proved.detail
+    line.tls = TLSState.ESTABLISHED
+    line.detail = line.proved.detail if line.proved and line.auth is None else ""
     return True
 
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import ipaddress
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred, gatherResults
 
 from requiretls_mta.dns.answer import Answer, Resolver, Status
-from requiretls_mta.message.address import AddressError, ascii_domain, check_domain, literal_address
+from requiretls_mta.message.address import AddressError, ascii_domain, literal_address
 from requiretls_mta.message.outcome import Cause, Step
 from requiretls_mta.message.reply import Reply, quote
 from requiretls_mta.relay.route import Host, HostAddress, NoPolicy, NoRoute, PolicyFinder, Route
 from requiretls_mta.relay.static_routes import StaticRoute, route_for
+from requiretls_mta.relay.tlsa import find_tlsa
+from requiretls_mta.tls.dane import TLSA
 from requiretls_mta.tls.elements import MXSecurity
-from requiretls_mta.tls.names import as_ip
+from requiretls_mta.tls.names import as_ip, is_host_name
 
 MAX_HOSTS = 50
 """MX records that are looked at, best first."""
@@ -37,6 +39,8 @@ class LookupSettings:
     """Host names of ours in MX records; A-labels in lower case."""
     own_addresses: frozenset[tuple[str, int]] = frozenset()
     """IP addresses and ports on which we listen."""
+    dane: bool = True
+    """Whether TLSA records are asked for."""
     testing_vouches: bool = False
     """Whether an MTA-STS policy in testing mode may vouch for a host (`requiretls.mta_sts_testing`)."""
 
@@ -76,6 +80,10 @@ class RouteFinder:
     def addresses(self, host: Host) -> Deferred[tuple[HostAddress, ...] | Cause]:
         """The addresses of a host, IPv6 and IPv4 in turn, or why there are none."""
         return Deferred.fromCoroutine(self._addresses(host))
+
+    def tlsa(self, host: Host, addresses: Sequence[HostAddress]) -> Deferred[TLSA]:
+        """The TLSA records of a host that was found at these addresses; none where DANE does not apply."""
+        return Deferred.fromCoroutine(find_tlsa(self._resolver, host, addresses if self._settings().dane else ()))
 
     async def _find(self, domain: str, *, policy: bool) -> Route | NoRoute:
         route = await self._hosts(domain)
@@ -138,7 +146,7 @@ class RouteFinder:
                     next_hops=next_hops,
                 )
                 for preference, _, exchange in found
-                if _is_host_name(exchange)
+                if is_host_name(exchange)
             ]
             if not hosts:
                 return _no_route(domain, Reply(550, "5.4.4", f"no MX record of {quote(name)} names a host"))
@@ -189,17 +197,10 @@ def _literal(domain: str, port: int) -> Route | NoRoute:
     return Route(domain=domain, hosts=(Host(name=domain, port=port, mx_security=MXSecurity.NOT_APPLICABLE),))
 
 
-def _is_host_name(name: str) -> bool:
-    try:
-        check_domain(name)
-    except AddressError:
-        return False
-    return as_ip(name) is None and name.isascii()
-
-
 def _usable(answer: Answer) -> list[HostAddress]:
     records: Any = answer.records
-    found = [HostAddress(address=record.address, secure=answer.is_secure) for record in records]
+    canonical = answer.canonical.rstrip(".")
+    found = [HostAddress(address=r.address, secure=answer.is_secure, canonical=canonical) for r in records]
     # 0.0.0.0 and :: lead to ourselves; multicast leads nowhere.
     return [a for a in found if not (ip := ipaddress.ip_address(a.address)).is_unspecified and not ip.is_multicast]
 

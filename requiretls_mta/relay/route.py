@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 
 from requiretls_mta.message.outcome import Cause
 from requiretls_mta.message.reply import Reply
+from requiretls_mta.tls.dane import NO_RECORDS, TLSA
 from requiretls_mta.tls.elements import STS, MXSecurity
 
 
@@ -79,6 +80,19 @@ class Host:
     """The next-hop domain and its alias target, where its MX records are secure: they may stand in a certificate that
     a DANE-TA record vouches for (RFC 7672 3.2.2)."""
 
+    tlsa: TLSA = NO_RECORDS
+    """What it publishes; known only after its addresses."""
+
+    @property
+    def server_name(self) -> str:
+        """The name that it is asked for inside TLS (RFC 7672 8.1)."""
+        return self.tlsa.base or self.name
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of which a certificate that a DANE-TA record vouches for has to bear one (RFC 7672 3.2.2)."""
+        return tuple(dict.fromkeys([self.server_name, self.name, *self.next_hops]))
+
     @property
     def is_socket(self) -> bool:
         """Whether the name is the path of a UNIX socket."""
@@ -133,6 +147,8 @@ class HostAddress:
     """IP address."""
     secure: bool
     """Whether DNSSEC vouches for it."""
+    canonical: str = ""
+    """The name that it was found at, after all aliases; empty where that is the host's own."""
 
 
 def _standing(policy: Policy | NoPolicy, host: str, *, testing_vouches: bool) -> STS:

@@ -93,13 +93,13 @@ def json_lines() -> Format:
 
 
 def text_lines() -> Format:
-    """`TIME level event: message name=value ...`; values in quotes where they need them, those of None left out."""
+    """`TIME level event: message name=value ...`; values in quotes where they need them, None and () left out."""
     timestamp = Timestamps()
 
     def line(when: float, level: str, event: str, message: str, fields: Mapping[str, Any]) -> bytes:
         words = [f"{timestamp(when)} {level} {_harmless(event)}: {_harmless(message)}"]
         for name, value in fields.items():
-            if value is None or name in _SECRET:
+            if value is None or value == () or name in _SECRET:
                 continue
             text = value if type(value) is str else _text(value)
             words.append(f"{name}={text}" if _PLAIN.match(text) else f"{name}={_quoted(text)}")

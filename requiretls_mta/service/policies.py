@@ -55,6 +55,8 @@ def policies(config: Config, generation: int = 0) -> Policies:
             static=_static(config),
             own_names=frozenset({config.hostname, *relay.own_names}),
             own_addresses=_own_addresses(config),
+            dane=config.dane.enabled,
+            testing_vouches=config.requiretls.mta_sts_testing,
         ),
         levels=_levels(config),
         schedule=ScheduleSettings(

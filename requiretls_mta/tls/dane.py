@@ -95,6 +95,10 @@ class TLSA:
         return DANE.USABLE if self.usable else DANE.UNUSABLE
 
 
+NO_RECORDS = TLSA()
+"""Of hosts to which DANE does not apply."""
+
+
 def published(base: str, records: Iterable[Record]) -> TLSA:
     """What a secure RRset of TLSA records comes to."""
     taken = tuple(sorted(set(records), key=str))[:MAX_RECORDS]

@@ -33,6 +33,11 @@ class Row:
     temporary: bool = False
     clause: str
 
+    @property
+    def lets_through(self) -> bool:
+        """Whether the message may go on with this host."""
+        return self.verdict is not Verdict.NEXT_HOST
+
     def matches(self, facts: Facts) -> bool:
         """Whether the row speaks about these facts."""
         return (

@@ -8,7 +8,7 @@ from cryptography import x509
 from service_identity import CertificateError, VerificationError
 from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
 
-from requiretls_mta.message.address import literal_address
+from requiretls_mta.message.address import AddressError, check_domain, literal_address
 from requiretls_mta.message.reply import quote
 
 
@@ -36,6 +36,15 @@ def as_ip(name: str) -> str | None:
         return str(ipaddress.ip_address(name))
     except ValueError:
         return None
+
+
+def is_host_name(name: str) -> bool:
+    """Whether this is a host's name: A-labels, and no address."""
+    try:
+        check_domain(name)
+    except AddressError:
+        return False
+    return as_ip(name) is None and name.isascii()
 
 
 def _names(leaf: x509.Certificate) -> str:

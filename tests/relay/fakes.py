@@ -1,4 +1,6 @@
-"""A name server without a network, and a queue without a disk."""
+"""A name server without a network, policies without a web, and a queue without a disk."""
+
+from types import SimpleNamespace
 
 import dns.rdata
 import dns.rdataclass
@@ -8,6 +10,7 @@ from zope.interface import implementer
 
 from requiretls_mta.dns.answer import Answer, Status
 from requiretls_mta.queue.store import Entry, IQueueStore, Lease
+from requiretls_mta.relay.route import NoPolicy
 
 
 class FakeResolver:
@@ -26,6 +29,31 @@ class FakeResolver:
         return succeed(
             Answer(name=f"{name}.", rdtype=rdtype, status=self.status, rcode="NOERROR", records=records, ttl=60)
         )
+
+
+class FakePolicies:
+    """MTA-STS policies by domain, and what replaces them."""
+
+    def __init__(self, table, newer=None):
+        self.table, self.newer, self.asked = table, newer, []
+
+    def find(self, domain):
+        self.asked.append(domain)
+        return succeed(self.table.get(domain, NoPolicy()))
+
+    def renewed(self, domain, known):
+        assert self.table[domain] is known
+        return succeed(self.newer)
+
+
+class FakePolicy:
+    """A policy that lists these hosts."""
+
+    def __init__(self, mode, *mx):
+        self.mode, self.mx, self.lines = SimpleNamespace(value=mode), mx, (f"mode: {mode}",)
+
+    def matches(self, host):
+        return host in self.mx
 
 
 @implementer(IQueueStore)

@@ -1,10 +1,8 @@
 """Routes: MX records and their security, what stands in for them, and where mail would only come back to us."""
 
 import random
-from types import SimpleNamespace
 
 import pytest
-from twisted.internet.defer import succeed
 
 from requiretls_mta.dns.answer import Status
 from requiretls_mta.message.outcome import Cause
@@ -12,7 +10,7 @@ from requiretls_mta.relay.lookup import LookupSettings, RouteFinder
 from requiretls_mta.relay.route import Host, NoPolicy, NoRoute, Route
 from requiretls_mta.relay.static_routes import RouteError, StaticRoute, parse_route, route_for
 from requiretls_mta.tls.elements import STS, MXSecurity
-from tests.relay.fakes import FakeResolver
+from tests.relay.fakes import FakePolicies, FakePolicy, FakeResolver
 
 NXDOMAIN = {"status": Status.SECURE, "rcode": "NXDOMAIN"}
 SERVFAIL = {"status": Status.FAILURE, "rcode": "SERVFAIL"}
@@ -144,29 +142,6 @@ def test_no_address_is_definite_only_if_both_answers_are():
     assert not addresses({}).temporary
     assert addresses({("m.test", "AAAA"): SERVFAIL}).temporary
     assert addresses({("m.test", "A"): BOGUS}).reply.enhanced == "4.7.5"
-
-
-class FakePolicies:
-    """MTA-STS policies by domain, and what replaces them."""
-
-    def __init__(self, table, newer=None):
-        self.table, self.newer, self.asked = table, newer, []
-
-    def find(self, domain):
-        self.asked.append(domain)
-        return succeed(self.table.get(domain, NoPolicy()))
-
-    def renewed(self, domain, known):
-        assert self.table[domain] is known
-        return succeed(self.newer)
-
-
-class FakePolicy:
-    def __init__(self, mode, *mx):
-        self.mode, self.mx, self.lines = SimpleNamespace(value=mode), mx, (f"mode: {mode}",)
-
-    def matches(self, host):
-        return host in self.mx
 
 
 def standing(policy, status=Status.INSECURE, *, testing=False, domain="a.test"):

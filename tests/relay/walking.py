@@ -23,7 +23,7 @@ from requiretls_mta.tls.client import client_context
 from tests.lab.ca import CA
 from tests.lab.mta import free_port
 from tests.receive.fakes import RecordedEvents
-from tests.relay.fakes import FakeResolver
+from tests.relay.fakes import FakePolicies, FakeResolver
 from tests.smtp.fake_mx import FakeMX
 
 SECRET = b"the secret body"
@@ -66,7 +66,8 @@ class Walking(TestCase):
                 ("mx2.there.test", "A"): [SECOND],
             }
         )
-        finder = RouteFinder(self.resolver, lambda: self.lookup, random.Random(1))
+        self.policies = FakePolicies({})
+        finder = RouteFinder(self.resolver, lambda: self.lookup, random.Random(1), self.policies)
         self.manager = RelayManager(reactor, finder=finder, settings=lambda: self.settings, events=self.events)
         self.addCleanup(self.quiet)
 

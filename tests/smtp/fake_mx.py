@@ -22,6 +22,7 @@ class FakeMX:
         self.options = {"clear": ("STARTTLS", *GOOD), "inside": (*GOOD, "REQUIRETLS"), "files": None, "replies": {}}
         self.options |= options
         self.clear, self.tls, self.messages, self.connections, self.verbs = b"", b"", [], 0, []
+        self.server_names = []
         self.over = threading.Event()
         self._socket = socket.create_server((address, port))
         self.address, self.port = self._socket.getsockname()
@@ -155,6 +156,7 @@ class _Dialogue:
             context.set_ciphers("ALL:@SECLEVEL=0")
             context.minimum_version = context.maximum_version = self.mx.options["maximum"]
         context.load_cert_chain(self.mx.options["files"].chain, self.mx.options["files"].key)
+        context.sni_callback = lambda _, name, __: self.mx.server_names.append(name)
         self.connection = context.wrap_socket(self.connection, server_side=True)
         self.secure, self.buffer = True, b""
 
