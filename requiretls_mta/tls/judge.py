@@ -8,6 +8,10 @@ definite; what stops anybody else by the will of the recipient's domain is tempo
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
 import attrs
 
 from requiretls_mta.message.outcome import Step
@@ -52,18 +56,89 @@ class Row:
         )
 
 
-_REQUIRED = frozenset({Requirement.REQUIRED})
-_TAGGED = frozenset({Requirement.REQUIRED, Requirement.REPORT})
-_OPTIONAL = frozenset({Requirement.OPTIONAL})
-_ENFORCE = frozenset({Level.ENFORCE})
-_SOME_TLS = frozenset({Level.ENFORCE, Level.OPPORTUNISTIC_STARTTLS})
-_ASKING = frozenset({Level.ENFORCE, Level.OPPORTUNISTIC_STARTTLS, Level.OPPORTUNISTIC})
-_BEFORE: frozenset[TLSState | None] = frozenset({None})
-_IN_TLS: frozenset[TLSState | None] = frozenset({TLSState.ESTABLISHED})
-_PUBLISHED = frozenset({DANE.USABLE, DANE.UNUSABLE})
-_NO_RECORDS = frozenset({DANE.NONE, DANE.UNUSABLE})
-_UNSIGNED = frozenset({MXSecurity.NONE})
-_SIGNED = frozenset({MXSecurity.DNSSEC})
+T = TypeVar("T")
+
+
+def _of(*elements: T) -> frozenset[T]:
+    return frozenset(elements)
+
+
+_STRICT: dict[str, Any] = {"requirement": _of(Requirement.REQUIRED), "level": _of(Level.ENFORCE)}
+"""A tagged message that is held to RFC 8689 as it stands."""
+_ANYBODY: dict[str, Any] = {}
+
+
+def _next_host(
+    step: Step, detail: str, clause: str, *, temporary: bool = False, **elements: frozenset[Any] | bool
+) -> Row:
+    given: dict[str, Any] = elements
+    return Row(verdict=Verdict.NEXT_HOST, step=step, detail=detail, temporary=temporary, clause=clause, **given)
+
+
+WAIVED = (
+    Row(
+        requirement=_of(Requirement.OPTIONAL),
+        tls=_of(None),
+        verdict=Verdict.PROCEED,
+        step=Step.LOOKUP,
+        clause="RFC 8689 4.2.2",
+    ),
+    Row(
+        requirement=_of(Requirement.OPTIONAL),
+        tls=_of(TLSState.ESTABLISHED),
+        verdict=Verdict.PROCEED,
+        clause="RFC 8689 4.2.2",
+    ),
+    Row(
+        requirement=_of(Requirement.OPTIONAL),
+        verdict=Verdict.CLEAR,
+        step=Step.STARTTLS,
+        clause="RFC 8689 4.2.2",
+    ),
+)
+
+FOUND = (
+    _next_host(
+        Step.LOOKUP,
+        "the TLSA records of the host cannot be looked up",
+        "RFC 7672 2.1.2",
+        temporary=True,
+        dane=_of(DANE.UNKNOWN),
+    ),
+    _next_host(
+        Step.LOOKUP,
+        "the MX host was not looked up securely, and the MTA-STS policy that may vouch for it cannot be had",
+        "RFC 8689 4.2.1 (2); RFC 8461 3.3",
+        temporary=True,
+        **_STRICT,
+        mx_security=_of(MXSecurity.NONE),
+        sts=_of(STS.UNAVAILABLE),
+    ),
+    _next_host(
+        Step.LOOKUP,
+        "the MX host was not looked up securely: neither DNSSEC nor an MTA-STS policy vouches for it",
+        "RFC 8689 4.2.1 (2)",
+        **_STRICT,
+        mx_security=_of(MXSecurity.NONE),
+        sts=_of(STS.NONE),
+    ),
+    # DANE may overrule the policy, but not by an unsigned MX record: that may be anybody's, and so may the records of
+    # the host that it names.
+    *(
+        _next_host(
+            Step.LOOKUP,
+            "the MTA-STS policy of the domain does not list the host",
+            "RFC 8461 4.1",
+            temporary=temporary,
+            **who,
+            **where,
+            sts=_of(STS.UNLISTED),
+        )
+        for who, temporary in ((_STRICT, False), (_ANYBODY, True))
+        for where in ({"mx_security": _of(MXSecurity.NONE)}, {"dane": _of(DANE.NONE, DANE.UNUSABLE)})
+    ),
+    Row(tls=_of(None), verdict=Verdict.PROCEED, step=Step.LOOKUP, clause="RFC 5321 5.1"),
+)
 
 _NO_TLS = (
     (TLSState.NOT_OFFERED, "the host does not offer STARTTLS", False),
@@ -71,192 +146,124 @@ _NO_TLS = (
     (TLSState.UNAVAILABLE, "the host cannot start TLS now", True),
     (TLSState.HANDSHAKE_FAILED, "the TLS handshake failed", False),
 )
-"""Without TLS: how it came, and whether it is temporary in itself."""
-_NO_MATCH: tuple[tuple[frozenset[Proof | None], str], ...] = (
-    (frozenset({Proof.WRONG_NAME}), "the host's certificate bears another name than its TLSA records demand"),
-    (frozenset({Proof.EXPIRED}), "the host's certificate has expired, and its TLSA records demand a valid one"),
-    (frozenset({Proof.UNTRUSTED, Proof.PKIX}), "no TLSA record of the host vouches for its certificate"),
-)
-_NO_PROOF: tuple[tuple[frozenset[Proof | None], str], ...] = (
-    (frozenset({Proof.WRONG_NAME}), "the host's certificate bears another name"),
-    (frozenset({Proof.EXPIRED}), "the host's certificate has expired"),
-    (frozenset({Proof.UNTRUSTED}), "the host's certificate does not authenticate it"),
-)
+"""How there came to be no TLS, and whether that is temporary in itself."""
 
-TABLE: tuple[Row, ...] = (
-    # --- whoever said that TLS is optional is never refused for the lack of it
-    Row(
-        requirement=_OPTIONAL, tls=_BEFORE, verdict=Verdict.PROCEED, step=Step.LOOKUP, clause="RFC 8689 4.2.2; 5321 5.1"
-    ),
-    Row(requirement=_OPTIONAL, tls=_IN_TLS, verdict=Verdict.PROCEED, clause="RFC 8689 4.2.2"),
-    Row(requirement=_OPTIONAL, verdict=Verdict.CLEAR, step=Step.STARTTLS, clause="RFC 8689 4.2.2"),
-    # --- how the host was found: before the connection, and still so with a session
-    Row(
-        dane=frozenset({DANE.UNKNOWN}),
-        verdict=Verdict.NEXT_HOST,
-        step=Step.LOOKUP,
-        detail="the TLSA records of the host cannot be looked up",
-        temporary=True,
-        clause="RFC 7672 2.1.2",
-    ),
-    Row(
-        requirement=_REQUIRED,
-        level=_ENFORCE,
-        mx_security=_UNSIGNED,
-        sts=frozenset({STS.UNAVAILABLE}),
-        verdict=Verdict.NEXT_HOST,
-        step=Step.LOOKUP,
-        detail="the MX host was not looked up securely, and the MTA-STS policy that may vouch for it cannot be had",
-        temporary=True,
-        clause="RFC 8689 4.2.1 (2); RFC 8461 3.3",
-    ),
-    Row(
-        requirement=_REQUIRED,
-        level=_ENFORCE,
-        mx_security=_UNSIGNED,
-        sts=frozenset({STS.NONE}),
-        verdict=Verdict.NEXT_HOST,
-        step=Step.LOOKUP,
-        detail="the MX host was not looked up securely: neither DNSSEC nor an MTA-STS policy vouches for it",
-        clause="RFC 8689 4.2.1 (2)",
-    ),
-    # An unsigned MX record may be anybody's, and so may the TLSA records of the host that it names.
+WITHOUT_TLS = (
     *(
-        Row(
-            requirement=requirement,
-            level=level,
-            mx_security=mx_security,
-            dane=dane,
-            sts=frozenset({STS.UNLISTED}),
-            verdict=Verdict.NEXT_HOST,
-            step=Step.LOOKUP,
-            detail="the MTA-STS policy of the domain does not list the host",
+        _next_host(
+            Step.STARTTLS,
+            detail,
+            "RFC 8689 4.2.1 (4)",
             temporary=temporary,
-            clause="RFC 8461 4.1",
-        )
-        for requirement, level, temporary in ((_REQUIRED, _ENFORCE, False), (frozenset(), frozenset(), True))
-        for mx_security, dane in ((_UNSIGNED, frozenset()), (frozenset(), _NO_RECORDS))
-    ),
-    Row(tls=_BEFORE, verdict=Verdict.PROCEED, step=Step.LOOKUP, clause="RFC 5321 5.1"),
-    # --- without TLS
-    *(
-        Row(
-            requirement=_REQUIRED,
-            level=_SOME_TLS,
-            tls=frozenset({state}),
-            verdict=Verdict.NEXT_HOST,
-            step=Step.STARTTLS,
-            detail=detail,
-            temporary=temporary,
-            clause="RFC 8689 4.2.1 (4)",
+            requirement=_of(Requirement.REQUIRED),
+            level=_of(Level.ENFORCE, Level.OPPORTUNISTIC_STARTTLS),
+            tls=_of(state),
         )
         for state, detail, temporary in _NO_TLS
     ),
     *(
-        Row(
-            dane=_PUBLISHED,
-            tls=frozenset({state}),
-            verdict=Verdict.NEXT_HOST,
-            step=Step.STARTTLS,
-            detail=f"{detail}, and its TLSA records demand TLS",
+        _next_host(
+            Step.STARTTLS,
+            f"{detail}, and its TLSA records demand TLS",
+            "RFC 7672 2.2",
             temporary=True,
-            clause="RFC 7672 2.2",
+            dane=_of(DANE.USABLE, DANE.UNUSABLE),
+            tls=_of(state),
         )
         for state, detail, _ in _NO_TLS
     ),
     *(
-        Row(
-            sts=frozenset({STS.ENFORCED}),
-            tls=frozenset({state}),
-            verdict=Verdict.NEXT_HOST,
-            step=Step.STARTTLS,
-            detail=f"{detail}, and the MTA-STS policy of the domain demands TLS",
+        _next_host(
+            Step.STARTTLS,
+            f"{detail}, and the MTA-STS policy of the domain demands TLS",
+            "RFC 8461 5",
             temporary=True,
-            clause="RFC 8461 5",
+            sts=_of(STS.ENFORCED),
+            tls=_of(state),
         )
         for state, detail, _ in _NO_TLS
     ),
     Row(
-        tls=frozenset(state for state, _, _ in _NO_TLS),
+        tls=_of(*(state for state, _, _ in _NO_TLS)),
         verdict=Verdict.CLEAR,
         step=Step.STARTTLS,
         clause="RFC 7435 3",
     ),
-    # --- inside TLS: whom the certificate authenticates
+)
+
+_NO_MATCH = (
+    (_of(Proof.WRONG_NAME), "the host's certificate bears another name than its TLSA records demand"),
+    (_of(Proof.EXPIRED), "the host's certificate has expired, and its TLSA records demand a valid one"),
+    (_of(Proof.UNTRUSTED, Proof.PKIX), "no TLSA record of the host vouches for its certificate"),
+)
+_NO_PROOF = (
+    (_of(Proof.WRONG_NAME), "the host's certificate bears another name"),
+    (_of(Proof.EXPIRED), "the host's certificate has expired"),
+    (_of(Proof.UNTRUSTED), "the host's certificate does not authenticate it"),
+)
+
+CERTIFICATE = (
     *(
-        Row(
-            requirement=requirement,
-            level=level,
-            dane=frozenset({DANE.USABLE}),
-            proof=proof,
-            verdict=Verdict.NEXT_HOST,
-            step=Step.AUTHENTICATE,
-            detail=detail,
+        _next_host(
+            Step.AUTHENTICATE,
+            detail,
+            clause,
             temporary=temporary,
-            clause=clause,
+            **who,
+            dane=_of(DANE.USABLE),
+            proof=proof,
         )
-        for requirement, level, temporary, clause in (
-            (_REQUIRED, _ENFORCE, False, "RFC 8689 4.2.1 (4); RFC 7672 3.2"),
-            (frozenset(), frozenset(), True, "RFC 7672 2.2"),
+        for who, temporary, clause in (
+            (_STRICT, False, "RFC 8689 4.2.1 (4); RFC 7672 3.2"),
+            (_ANYBODY, True, "RFC 7672 2.2"),
         )
         for proof, detail in _NO_MATCH
     ),
     *(
-        Row(
-            requirement=_REQUIRED,
-            level=_ENFORCE,
-            proof=proof,
-            verdict=Verdict.NEXT_HOST,
-            step=Step.AUTHENTICATE,
-            detail=detail,
-            clause="RFC 8689 4.2.1 (4)",
-        )
+        _next_host(Step.AUTHENTICATE, detail, "RFC 8689 4.2.1 (4)", **_STRICT, proof=proof)
         for proof, detail in _NO_PROOF
     ),
     *(
-        Row(
-            sts=frozenset({STS.ENFORCED}),
-            proof=proof,
-            verdict=Verdict.NEXT_HOST,
-            step=Step.AUTHENTICATE,
-            detail=f"{detail}, and the MTA-STS policy of the domain demands a valid one",
+        _next_host(
+            Step.AUTHENTICATE,
+            f"{detail}, and the MTA-STS policy of the domain demands a valid one",
+            "RFC 8461 4.2",
             temporary=True,
-            clause="RFC 8461 4.2",
+            sts=_of(STS.ENFORCED),
+            proof=proof,
         )
         for proof, detail in _NO_PROOF
     ),
-    # Whoever publishes TLSA records says that DANE is what authenticates the host; PKIX does only if a policy says so.
+    # Whoever publishes TLSA records says that DANE authenticates the host; PKIX does only where a policy says so.
     *(
-        Row(
-            requirement=_REQUIRED,
-            level=_ENFORCE,
-            mx_security=_SIGNED,
-            dane=frozenset({DANE.UNUSABLE}),
-            sts=sts,
-            verdict=Verdict.NEXT_HOST,
-            step=Step.AUTHENTICATE,
-            detail=f"the host's TLSA records are all unusable, {policy}",
+        _next_host(
+            Step.AUTHENTICATE,
+            f"the host's TLSA records are all unusable, and {policy}",
+            "RFC 8689 4.2.1 (4); RFC 7671 10.3",
             temporary=temporary,
-            clause="RFC 8689 4.2.1 (4); RFC 7671 10.3",
+            **_STRICT,
+            mx_security=_of(MXSecurity.DNSSEC),
+            dane=_of(DANE.UNUSABLE),
+            sts=_of(sts),
         )
         for sts, policy, temporary in (
-            (frozenset({STS.UNAVAILABLE}), "and the MTA-STS policy that may vouch for it cannot be had", True),
-            (frozenset({STS.NONE}), "and no MTA-STS policy vouches for it", False),
+            (STS.UNAVAILABLE, "the MTA-STS policy that may vouch for it cannot be had", True),
+            (STS.NONE, "no MTA-STS policy vouches for it", False),
         )
     ),
-    # --- inside TLS that will do: the keyword
-    Row(
-        requirement=_REQUIRED,
-        level=_ENFORCE,
+)
+
+KEYWORD = (
+    _next_host(
+        Step.REQUIRETLS,
+        "the host does not offer REQUIRETLS inside TLS",
+        "RFC 8689 4.2.1 (5)",
+        **_STRICT,
         keyword=False,
-        verdict=Verdict.NEXT_HOST,
-        step=Step.REQUIRETLS,
-        detail="the host does not offer REQUIRETLS inside TLS",
-        clause="RFC 8689 4.2.1 (5)",
     ),
     Row(
-        requirement=_TAGGED,
-        level=_ASKING,
+        requirement=_of(Requirement.REQUIRED, Requirement.REPORT),
+        level=_of(Level.ENFORCE, Level.OPPORTUNISTIC_STARTTLS, Level.OPPORTUNISTIC),
         keyword=True,
         verdict=Verdict.PROCEED_TAGGED,
         step=Step.REQUIRETLS,
@@ -264,6 +271,17 @@ TABLE: tuple[Row, ...] = (
     ),
     Row(verdict=Verdict.PROCEED, clause="RFC 5321 3.3"),
 )
+
+PARTS: Mapping[str, tuple[Row, ...]] = {
+    "Whoever said that TLS is optional": WAIVED,
+    "How the host was found": FOUND,
+    "Without TLS": WITHOUT_TLS,
+    "Inside TLS: the certificate": CERTIFICATE,
+    "Inside TLS: the keyword": KEYWORD,
+}
+"""The table in its parts, each with a title."""
+
+TABLE: tuple[Row, ...] = tuple(itertools.chain.from_iterable(PARTS.values()))
 
 
 def judge(facts: Facts) -> Row:
