@@ -35,7 +35,7 @@ class Answer:
     rcode: str
     """`NOERROR`, `NXDOMAIN`, `SERVFAIL`, ...; `TIMEOUT`, `NETWORK` or `MALFORMED` where no reply could be used."""
     records: tuple[dns.rdata.Rdata, ...] = ()
-    """Records of the asked type at the end of the CNAME chain."""
+    """Records of the asked type at the end of the CNAME chain; those of TLSA with their data unread (`to_wire`)."""
     canonical: str = ""
     """The owner of `records` after CNAMEs (absolute, lower case); equal to `name` without any."""
     ttl: int = 0

@@ -27,6 +27,8 @@ from dns.rdtypes.ANY.MX import MX
 from dns.rdtypes.ANY.SOA import SOA
 from dns.rdtypes.nsbase import NSBase
 
+from requiretls_mta.dns import opaque
+
 PAYLOAD = 1232  # octets of a UDP reply that no path fragments (the figure of DNS flag day 2020)
 MOST_ALIASES = 8
 MOST_RECORDS = 1000  # of all sections; 64 KiB of the smallest ones would hold the reactor for half a second
@@ -131,6 +133,8 @@ def read(query: Query, wire: bytes, *, exact_case: bool = False) -> Reply | Unus
         return Unusable.MALFORMED
     truncated = bool(flags & dns.flags.TC)
     try:
+        if query.rdtype == dns.rdatatype.TLSA and not truncated:
+            wire = opaque.hide(wire)
         # A truncated reply may end anywhere; only its question has to be whole.
         message = dns.message.from_wire(wire, ignore_trailing=True, question_only=truncated)
         unusable = _check_question(query, message, exact_case)
@@ -164,13 +168,15 @@ def _read(query: Query, message: dns.message.Message, size: int) -> Reply:
     )
     if rcode not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
         return bare
-    end = _follow(query.name, query.rdtype, message.answer)
+    hidden = query.rdtype == dns.rdatatype.TLSA
+    end = _follow(query.name, opaque.TYPE if hidden else query.rdtype, message.answer)
     if end is None:
         return attrs.evolve(bare, problem=f"a chain of more than {MOST_ALIASES} aliases")
     name, found, ttl = end
     reply = attrs.evolve(bare, canonical=show_name(name))
     if found is not None and rcode == dns.rcode.NOERROR:
-        return attrs.evolve(reply, records=tuple(_lower(record) for record in found), ttl=min(ttl, found.ttl))
+        records = opaque.shown(found) if hidden else tuple(_lower(record) for record in found)
+        return attrs.evolve(reply, records=records, ttl=min(ttl, found.ttl))
     # RFC 2308 2.2, 5: the SOA of the zone that denies; without one, nothing may be kept.
     soa = _denial(name, message.authority)
     if soa is not None:

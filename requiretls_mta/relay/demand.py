@@ -1,4 +1,4 @@
-"""What one message asks of every host, for the length of one attempt."""
+"""What a message asks of every host, and its way out for the length of one attempt."""
 
 from __future__ import annotations
 
@@ -9,21 +9,19 @@ from requiretls_mta.message.stored import Message
 from requiretls_mta.relay.dial import Line
 from requiretls_mta.relay.route import Host
 from requiretls_mta.relay.settings import RelaySettings
-from requiretls_mta.tls.elements import DANE, Facts, Proved, Requirement
+from requiretls_mta.tls.elements import DANE, STS, Facts, MXSecurity, Proved, Requirement
 from requiretls_mta.tls.judge import Row, judge
 from requiretls_mta.tls.policy import Level
 
 
 @attrs.frozen(kw_only=True)
 class Demand:
-    """A message, its recipients of one route, and how strictly it is held to what."""
+    """How strictly a message is held to what."""
 
-    message: Message
-    recipients: tuple[Recipient, ...]
     requirement: Requirement
-    level: Level
-    settings: RelaySettings
-    local: bool
+    level: Level = Level.ENFORCE
+    local: bool = False
+    """Delivery on this machine (RFC 8689 4.4), of which nothing is asked."""
 
     @property
     def needs_tls(self) -> bool:
@@ -39,6 +37,19 @@ class Demand:
     def judge(self, host: Host, line: Line | None = None) -> Row:
         """The row that decides about a host, before the connection or with a session to it."""
         return self._judge(host, host.tlsa.state, line, line.proves(host) if line else None)
+
+    def waives(self, host: Host, line: Line) -> Row | None:
+        """The row by which RFC 8689 alone would have kept a tagged message from this session; None: it would not."""
+        if self.requirement is not Requirement.REQUIRED or self.local:
+            return None
+        if host.sts is STS.VOUCHES:
+            host = attrs.evolve(
+                host,
+                sts=STS.NONE,
+                mx_security=MXSecurity.NONE if host.mx_security is MXSecurity.MTA_STS else host.mx_security,
+            )
+        row = attrs.evolve(self, level=Level.ENFORCE).judge(host, line)
+        return None if row.lets_through else row
 
     def rules_out(self, host: Host) -> Row | None:
         """The row by which a host is out, whatever TLSA records it may have; None: they have to be looked at."""
@@ -58,3 +69,13 @@ class Demand:
                 keyword=line.keyword if line else False,
             )
         )
+
+
+@attrs.frozen(kw_only=True)
+class Sending:
+    """One message on its way to recipients of one route."""
+
+    message: Message
+    recipients: tuple[Recipient, ...]
+    demand: Demand
+    settings: RelaySettings

@@ -9,13 +9,13 @@ import attrs
 from twisted.internet.defer import Deferred
 
 from requiretls_mta.message.envelope import Recipient
-from requiretls_mta.message.outcome import Cause, Outcome, Step
+from requiretls_mta.message.outcome import Cause, Delivered, Outcome, Step
 from requiretls_mta.message.ports import Events
 from requiretls_mta.message.stored import Message
-from requiretls_mta.relay.demand import Demand
+from requiretls_mta.relay.demand import Demand, Sending
 from requiretls_mta.relay.dial import Connect, Line, connector, dial, identify
 from requiretls_mta.relay.lookup import RouteFinder
-from requiretls_mta.relay.outcomes import all_alike, judged, out_of_time, outcome, refused
+from requiretls_mta.relay.outcomes import all_alike, judged, out_of_time, outcome, refused, waived_event
 from requiretls_mta.relay.pool import Pool
 from requiretls_mta.relay.route import Host, NoRoute, Route
 from requiretls_mta.relay.settings import RelaySettings
@@ -23,6 +23,7 @@ from requiretls_mta.relay.tls_event import passed_over_event, session_event
 from requiretls_mta.smtp.exchange import Refused, transact
 from requiretls_mta.tls.conclude import conclude
 from requiretls_mta.tls.elements import Requirement, Verdict, requirement_of
+from requiretls_mta.tls.judge import Row
 
 
 class RelayManager:
@@ -61,51 +62,56 @@ class RelayManager:
         route = await self._finder.find(domain, policy=requirement is not Requirement.OPTIONAL)
         if isinstance(route, NoRoute):
             return all_alike(recipients, route.reply, (route.cause,))
-        demand = Demand(
+        sending = Sending(
             message=message,
             recipients=recipients,
-            requirement=requirement,
-            level=settings.levels.of(domain),
+            demand=Demand(requirement=requirement, level=settings.levels.of(domain), local=route.local),
             settings=settings,
-            local=route.local,
         )
         # Who needs SMTPUTF8 goes apart, lest a host without it refuses all (RFC 6531 3.5).
         needing = [not recipient.address.local.isascii() for recipient in recipients]
         if not any(needing) or all(needing):
-            return await self._walk(route, demand)
+            return await self._walk(route, sending)
         found = {}
         for need in (False, True):
             part = tuple(r for r, needs in zip(recipients, needing, strict=True) if needs is need)
-            found[need] = iter(await self._walk(route, attrs.evolve(demand, recipients=part)))
+            found[need] = iter(await self._walk(route, attrs.evolve(sending, recipients=part)))
         return [next(found[need]) for need in needing]
 
-    async def _walk(self, route: Route, demand: Demand) -> list[Outcome]:
-        result = await self._round(route, demand)
+    async def _walk(self, route: Route, sending: Sending) -> list[Outcome]:
+        if sending.demand.requirement is Requirement.REPORT and len(route.hosts) > 1:
+            # It is let through in any case, so first by a host that protects it (RFC 8689 5).
+            strict = attrs.evolve(sending.demand, requirement=Requirement.REQUIRED)
+            result = await self._round(route, attrs.evolve(sending, demand=strict))
+            if isinstance(result, list):
+                return result
+        result = await self._round(route, sending)
         if isinstance(result, tuple) and not conclude(result).is_temporary:
             # RFC 8461 5.1 (3): nothing fails for good before somebody has looked for a newer policy.
             newer = await self._finder.renewed(route)
             if newer is not None:
-                result = await self._round(newer, demand)
-        return result if isinstance(result, list) else all_alike(demand.recipients, conclude(result), result)
+                result = await self._round(newer, sending)
+        return result if isinstance(result, list) else all_alike(sending.recipients, conclude(result), result)
 
-    async def _round(self, route: Route, demand: Demand) -> list[Outcome] | tuple[Cause, ...]:
+    async def _round(self, route: Route, sending: Sending) -> list[Outcome] | tuple[Cause, ...]:
         """Each host once: outcomes, or why each of them would not do."""
         causes: list[Cause] = []
-        end = self._clock.seconds() + demand.settings.patience
+        end = self._clock.seconds() + sending.settings.patience
         for host in route.hosts:
             if causes and self._clock.seconds() >= end:
                 causes.append(out_of_time(host))
                 break
-            result = await self._host(host, route, demand, causes, end)
+            result = await self._host(host, route, sending, causes, end)
             if isinstance(result, list):
                 return result
             causes += result
         return tuple(causes)
 
     async def _host(
-        self, host: Host, route: Route, demand: Demand, causes: Sequence[Cause], end: float
+        self, host: Host, route: Route, sending: Sending, causes: Sequence[Cause], end: float
     ) -> list[Outcome] | tuple[Cause, ...]:
         """One host at each of its addresses: outcomes, or why it would not do."""
+        demand = sending.demand
         row = demand.rules_out(host)
         addresses = await self._finder.addresses(host) if row is None else ()
         if isinstance(addresses, Cause):
@@ -114,83 +120,85 @@ class RelayManager:
             host = attrs.evolve(host, tlsa=await self._finder.tlsa(host, addresses))
             row = demand.judge(host)
         if row is not None and not row.lets_through:
-            self._tell(passed_over_event(demand.message.id, route, host, row))
+            self._tell(passed_over_event(sending.message.id, route, host, row))
             return (judged(host, None, row),)
         found: list[Cause] = []
         for number, address in enumerate(addresses):
             if number and self._clock.seconds() >= end:
                 break
-            result = await self._try(host, address.address, route, demand, [*causes, *found])
+            result = await self._try(host, address.address, route, sending, [*causes, *found])
             if not isinstance(result, Cause):
                 return result
             found.append(result)
         return tuple(found)
 
     async def _try(
-        self, host: Host, address: str, route: Route, demand: Demand, causes: Sequence[Cause]
+        self, host: Host, address: str, route: Route, sending: Sending, causes: Sequence[Cause]
     ) -> list[Outcome] | Cause:
         """One address of one host: outcomes, or why it was none."""
-        kept = self._kept(host, demand)
+        demand, settings = sending.demand, sending.settings
+        kept = self._kept(host, sending)
         if kept is not None:
-            keyword = demand.judge(host, kept).verdict is Verdict.PROCEED_TAGGED
-            result = await self._send(kept, demand, causes, keyword=keyword)
+            result = await self._send(kept, sending, causes, demand.judge(host, kept))
             # Servers end kept sessions as they like (RFC 5321 3.8); that says nothing about a new one.
             if not isinstance(result, Cause) or kept.session.is_open or result.step is not Step.TRANSACTION:
                 return result
-        line = await self._dial(host, address, demand, use_tls=not demand.local)
+        line = await self._dial(host, address, sending, use_tls=not demand.local)
         if isinstance(line, Cause):
             return line
-        if demand.local:
-            return await self._send(line, demand, causes, keyword=False)
-        self._tell(session_event(demand.message.id, route, host, line, heeded=demand.heeds_policies))
         row = demand.judge(host, line)
+        if demand.local:
+            return await self._send(line, sending, causes, row)
+        self._tell(session_event(sending.message.id, route, host, line, heeded=demand.heeds_policies))
         if not row.lets_through:
-            line.session.quit(demand.settings.timeouts.quit)
+            line.session.quit(settings.timeouts.quit)
             return judged(host, line, row)
         if not line.session.is_open:
             # The handshake came to nothing, and the message may do without (RFC 8689 4.2.2).
             if host.protocol == "smtps":
                 # Only here nothing goes without; who did not ask for TLS is not refused for its lack.
                 return attrs.evolve(judged(host, line, row), temporary=True)
-            again = await self._dial(host, address, demand, use_tls=False)
+            again = await self._dial(host, address, sending, use_tls=False)
             if isinstance(again, Cause):
                 return again
             line = again
-        return await self._send(line, demand, causes, keyword=row.verdict is Verdict.PROCEED_TAGGED)
+        return await self._send(line, sending, causes, row)
 
-    def _kept(self, host: Host, demand: Demand) -> Line | None:
+    def _kept(self, host: Host, sending: Sending) -> Line | None:
+        demand = sending.demand
+
         def fits(line: Line) -> bool:
             return demand.local or demand.judge(host, line).lets_through
 
         line = self._pool.take(
             host,
             optional=demand.requirement is Requirement.OPTIONAL,
-            generation=demand.settings.generation,
+            generation=sending.settings.generation,
             fits=fits,
         )
         if line is not None:
             line.host = host  # the same one, but perhaps found in another way
         return line
 
-    async def _dial(self, host: Host, address: str, demand: Demand, *, use_tls: bool) -> Line | Cause:
+    async def _dial(self, host: Host, address: str, sending: Sending, *, use_tls: bool) -> Line | Cause:
         return await dial(
             self._connect,
             self._clock,
             host,
             address,
-            demand.settings,
+            sending.settings,
             use_tls=use_tls,
-            use_helo=not demand.needs_tls,
+            use_helo=not sending.demand.needs_tls,
         )
 
     def _tell(self, fields: dict[str, Any] | None) -> None:
         if fields is not None:
             self._events.emit("tls", **fields)
 
-    async def _send(
-        self, line: Line, demand: Demand, causes: Sequence[Cause], *, keyword: bool
-    ) -> list[Outcome] | Cause:
-        settings, host = demand.settings, line.host
+    async def _send(self, line: Line, sending: Sending, causes: Sequence[Cause], row: Row) -> list[Outcome] | Cause:
+        """The transaction, under the conditions of the row that approved of it."""
+        settings, host, demand = sending.settings, line.host, sending.demand
+        keyword = row.verdict is Verdict.PROCEED_TAGGED
         start = self._clock.seconds()
         try:
             trouble = await identify(line, settings)
@@ -199,8 +207,8 @@ class RelayManager:
                 return trouble
             answer = await transact(
                 line.session,
-                demand.message,
-                demand.recipients,
+                sending.message,
+                sending.recipients,
                 keyword=keyword,
                 lmtp=host.protocol == "lmtp",
                 timeouts=settings.timeouts,
@@ -211,13 +219,16 @@ class RelayManager:
         if isinstance(answer, Refused):
             line.session.quit(settings.timeouts.quit)
             if answer.why == "sender" and answer.reply.is_permanent:
-                return [outcome(r, answer.reply, line, causes, demand, keyword=keyword) for r in demand.recipients]
+                return [outcome(r, answer.reply, line, causes, sending, keyword=keyword) for r in sending.recipients]
             return refused(line, answer)
         transfer = self._clock.seconds() - start
         outcomes = [
-            outcome(r, reply, line, causes, demand, keyword=keyword, answered=answer, transfer=transfer)
-            for r, reply in zip(demand.recipients, answer.replies, strict=True)
+            outcome(r, reply, line, causes, sending, keyword=keyword, answered=answer, transfer=transfer)
+            for r, reply in zip(sending.recipients, answer.replies, strict=True)
         ]
+        waived = demand.waives(host, line)
+        if waived is not None and any(isinstance(o, Delivered) for o in outcomes):
+            self._events.emit("policy", **waived_event(sending, host, waived))
         self._pool.keep(
             line,
             optional=demand.requirement is Requirement.OPTIONAL,

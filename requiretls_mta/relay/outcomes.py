@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from requiretls_mta.message.envelope import Recipient
 from requiretls_mta.message.outcome import Cause, Deferred, Delivered, Failed, Outcome, Security, Step
 from requiretls_mta.message.reply import Reply
-from requiretls_mta.relay.demand import Demand
+from requiretls_mta.relay.demand import Sending
 from requiretls_mta.relay.dial import Line
 from requiretls_mta.relay.route import Host
 from requiretls_mta.smtp.exchange import Answered, Refused
@@ -20,7 +21,7 @@ def outcome(
     reply: Reply,
     line: Line,
     causes: Sequence[Cause],
-    demand: Demand,
+    sending: Sending,
     *,
     keyword: bool,
     answered: Answered | None = None,
@@ -32,7 +33,7 @@ def outcome(
         tls_version=facts.version if facts else None,
         cipher=facts.cipher if facts else None,
         auth=line.auth,
-        mx_security=line.host.mx_security.value if not demand.local else MXSecurity.NOT_APPLICABLE.value,
+        mx_security=line.host.mx_security.value if not sending.demand.local else MXSecurity.NOT_APPLICABLE.value,
         requiretls=keyword,
     )
     host = line.host.name
@@ -106,3 +107,17 @@ def refused(line: Line, answer: Refused) -> Cause:
         reply=answer.reply,
         clause="RFC 5321 3.3",
     )
+
+
+def waived_event(sending: Sending, host: Host, row: Row) -> dict[str, Any]:
+    """The fields of the event `policy`: a tagged message went where the operator, not RFC 8689, lets it."""
+    return {
+        "message": "a promise was relaxed by the configuration",
+        "queue_id": sending.message.id,
+        "domain": sending.recipients[0].address.domain,
+        "mx": host.name,
+        "policy": sending.demand.level.value,
+        "step": row.step.value,
+        "detail": row.detail,
+        "clause": row.clause,
+    }

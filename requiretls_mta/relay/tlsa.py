@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from requiretls_mta.dns.answer import Answer, Resolver, Status
 from requiretls_mta.message.reply import quote
@@ -37,15 +36,8 @@ async def find_tlsa(resolver: Resolver, host: Host, addresses: Sequence[HostAddr
             return TLSA(base=base, problem=_problem(answer))
         # Should the name of the records be an alias: the base domain remains what it is.
         if answer.is_secure and answer.exists:
-            records: Any = answer.records
-            return published(
-                base, [Record(int(r.usage), int(r.selector), int(r.mtype), bytes(r.cert)) for r in records]
-            )
+            return published(base, [Record.read(record.to_wire() or b"") for record in answer.records])
     return NO_RECORDS
-
-
-def _record(rdata: Any) -> Record:
-    return Record(usage=int(rdata.usage), selector=int(rdata.selector), matching=int(rdata.mtype), data=rdata.cert)
 
 
 def _problem(answer: Answer) -> str:

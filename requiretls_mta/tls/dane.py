@@ -8,6 +8,7 @@ records are believed as they are: who hands them in has made sure that DNSSEC vo
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -30,6 +31,8 @@ MAX_DATA = 8192
 """Octets of one record; a certificate has one or two thousand."""
 MAX_CHAIN = 16
 """Certificates of a host that are looked at."""
+MAX_ANCHORS = 8
+"""Trust anchors to which a chain is tried; each try may verify the whole of it."""
 
 TA, EE = 2, 3
 CERTIFICATE, PUBLIC_KEY = 0, 1
@@ -45,6 +48,13 @@ class Record:
     selector: int
     matching: int
     data: bytes
+
+    @classmethod
+    def read(cls, rdata: bytes) -> Record:
+        """The record of these octets, whatever they are; what is too short for one is unusable."""
+        if len(rdata) < 3:
+            return cls(255, 255, 255, rdata)
+        return cls(rdata[0], rdata[1], rdata[2], rdata[3:])
 
     def __str__(self) -> str:
         return f"{self.usage} {self.selector} {self.matching} {self.data.hex()}"
@@ -120,19 +130,19 @@ def authenticate(tlsa: TLSA, chain: Sequence[bytes], names: Iterable[str]) -> Pr
     for record in tlsa.usable:
         if record.usage == EE and _matches(record, leaf):
             return Proved(Proof.DANE_EE, _describe(record))
-    failures = []
+    anchors: dict[bytes, Record] = {}
     for record in tlsa.usable:
-        if record.usage != TA:
-            continue
-        # A leaf is not its own trust anchor: that is what DANE-EE is for.
-        anchors = {octets for octets in above if octets != leaf and _matches(record, octets)}
-        if (record.selector, record.matching) == (CERTIFICATE, FULL) and record.data != leaf:
-            anchors.add(record.data)  # RFC 7671 5.2.2: the host need not present it
-        for anchor in sorted(anchors):
-            failure = _fails(anchor, leaf, above, names)
-            if failure is None:
-                return Proved(Proof.DANE_TA, _describe(record))
-            failures.append(failure)
+        if record.usage == TA:
+            # A leaf is not its own trust anchor: that is what DANE-EE is for.
+            anchors.update((octets, record) for octets in above if octets != leaf and _matches(record, octets))
+            if (record.selector, record.matching) == (CERTIFICATE, FULL) and record.data != leaf:
+                anchors[record.data] = record  # RFC 7671 5.2.2: the host need not present it
+    failures = []
+    for anchor, record in itertools.islice(anchors.items(), MAX_ANCHORS):
+        failure = _fails(anchor, leaf, above, names)
+        if failure is None:
+            return Proved(Proof.DANE_TA, _describe(record))
+        failures.append(failure)
     # That a chain leads to the anchor says more than that another does not.
     telling = [failure for failure in failures if failure.proof is not Proof.UNTRUSTED]
     return next(iter(telling + failures), Proved(Proof.UNTRUSTED, "no TLSA record matches what the host presented"))

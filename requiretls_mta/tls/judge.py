@@ -8,6 +8,7 @@ definite; what stops anybody else by the will of the recipient's domain is tempo
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -284,6 +285,7 @@ PARTS: Mapping[str, tuple[Row, ...]] = {
 TABLE: tuple[Row, ...] = tuple(itertools.chain.from_iterable(PARTS.values()))
 
 
+@functools.cache
 def judge(facts: Facts) -> Row:
     """The row that decides."""
     return next(row for row in TABLE if row.matches(facts))

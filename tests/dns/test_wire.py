@@ -227,6 +227,46 @@ def test_a_damaged_reply_never_raises(data):
         assert all(r.rdtype == MX for r in reply.records)
 
 
+TLSA = dns.rdatatype.TLSA
+DIGEST = "ab" * 32
+
+
+def read_tlsa(*datas):
+    """A reply with records of these data, that a type of private use has kept from being looked at."""
+    query = question("mx.test.", TLSA)
+    records = [f"mx.test. 60 IN TYPE65280 \\# {len(data) // 2} {data}" for data in datas]
+    octets = reply_to(query, Say(records=records, ad=True))
+    assert octets.count(b"\xff\x00\x00\x01") == len(datas)
+    reply = wire.read(query, octets.replace(b"\xff\x00\x00\x01", b"\x00\x34\x00\x01"))
+    assert isinstance(reply, wire.Reply), reply
+    return reply, sorted(record.to_wire().hex() for record in reply.records)
+
+
+def test_tlsa_records_are_handed_on_unread():
+    """Also the malformed one, and without harm to the others (RFC 7671 9); through an alias, with the least TTL."""
+    datas = ["", "03", "030101aabb", "030101" + DIGEST]
+    reply, data = read_tlsa(*datas)
+    assert data == datas
+    assert reply.authentic and reply.ttl == 60 and {record.rdtype for record in reply.records} == {TLSA}
+    alias = ("mx.test. 9 IN CNAME d.test.", f"d.test. 60 IN TLSA 3 1 1 {DIGEST}")
+    reply = read(Say(records=alias), "mx.test.", TLSA)
+    assert (reply.canonical, reply.ttl, len(reply.records)) == ("d.test.", 9, 1)
+    assert read(denial(), "mx.test.", TLSA).records == ()
+
+
+@given(st.data())
+@settings(max_examples=300)
+def test_a_damaged_reply_about_tlsa_never_raises(data):
+    """Flip octets of a right reply, cut it, lengthen it."""
+    query = question("mx.test.", TLSA)
+    octets = bytearray(reply_to(query, Say(records=(f"mx.test. 60 IN TLSA 3 1 1 {DIGEST}",), authority=(SOA,))))
+    for _ in range(data.draw(st.integers(1, 6))):
+        octets[data.draw(st.integers(2, len(octets) - 1))] = data.draw(st.integers(0, 255))
+    del octets[data.draw(st.integers(0, len(octets))) :]
+    reply = wire.read(query, bytes(octets) + data.draw(st.binary(max_size=20)))
+    assert isinstance(reply, wire.Reply | wire.Unusable)
+
+
 def test_the_fakes_read_zone_lines():
     """The script's lines are what they look like."""
     assert rrsets([SOA])[0].rdtype == dns.rdatatype.SOA

@@ -57,6 +57,9 @@ def house(request, tmp_path_factory):
         lab.zone("misnamed.test", ["@ MX 10 mx", f"mx A {MISNAMED}", f"{at}.mx TLSA {ta(anchors)}"])
         lab.zone("wrong.test", ["@ MX 10 mx", f"mx A {GOOD}", f"{at}.mx TLSA {odd}"])
         lab.zone("unusable.test", ["@ MX 10 mx", f"mx A {GOOD}", f"{at}.mx TLSA 1 1 1 {other[6:]}"])
+        short = f"{at}.mx TYPE52 \\# 5 030101aabb"  # a digest of two octets
+        lab.zone("malformed.test", ["@ MX 10 mx", f"mx A {GOOD}", short, f"{at}.mx TLSA {other}"])
+        lab.zone("nonsense.test", ["@ MX 10 mx", f"mx A {GOOD}", short])
         lab.zone("hidden.test", ["@ MX 10 mx", f"mx A {GOOD}"])
         lab.zone("_tcp.mx.hidden.test", [f"_{port} TLSA {other}"], bogus=True)
         lab.zone("pkix.test", ["@ MX 10 mx", f"mx A {GOOD}"])
@@ -87,6 +90,8 @@ TAGGED = [
     ("via.alias.test", "2.0.0", "dane-ta", "dnssec"),
     ("wrong.test", "5.7.10", None, None),
     ("unusable.test", "5.7.10", None, None),  # C18
+    ("malformed.test", "2.0.0", "dane-ee", "dnssec"),
+    ("nonsense.test", "5.7.10", None, None),
     ("hidden.test", "4.7.5", None, None),  # C16
     ("pkix.test", "2.0.0", "pkix", "dnssec"),  # C01
     ("tounsigned.test", "2.0.0", "pkix", "dnssec"),

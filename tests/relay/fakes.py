@@ -25,10 +25,18 @@ class FakeResolver:
         found = self.table.get((name, rdtype), [])
         if isinstance(found, dict):
             return succeed(Answer(name=f"{name}.", rdtype=rdtype, **found))
-        records = tuple(dns.rdata.from_text(dns.rdataclass.IN, dns.rdatatype.from_text(rdtype), text) for text in found)
+        records = tuple(_rdata(rdtype, text) for text in found)
         return succeed(
             Answer(name=f"{name}.", rdtype=rdtype, status=self.status, rcode="NOERROR", records=records, ttl=60)
         )
+
+
+def _rdata(rdtype, text):
+    if rdtype != "TLSA":
+        return dns.rdata.from_text(dns.rdataclass.IN, dns.rdatatype.from_text(rdtype), text)
+    *numbers, data = text.split()
+    octets = bytes(map(int, numbers)) + bytes.fromhex(data)
+    return dns.rdata.GenericRdata(dns.rdataclass.IN, dns.rdatatype.TLSA, octets)
 
 
 class FakePolicies:

@@ -7,11 +7,14 @@ import attrs
 from twisted.internet import reactor
 from twisted.internet.defer import inlineCallbacks
 
+from requiretls_mta.dns.answer import Status
 from requiretls_mta.message.address import parse_mailbox
 from requiretls_mta.message.envelope import Recipient, Tag
 from requiretls_mta.message.outcome import Deferred as Postponed
 from requiretls_mta.message.outcome import Delivered, Failed
 from requiretls_mta.smtp.client import Timeouts
+from tests.relay.fakes import FakePolicy
+from tests.relay.test_policies import ee
 from tests.relay.walking import SECRET, Walking, message
 from tests.smtp.fake_mx import GOOD
 
@@ -28,7 +31,7 @@ class Chaos(Walking):
     timeout = 100
 
     def options(self, rng, place):
-        """How a server behaves; and whether a tagged message may be said to it."""
+        """How a server behaves; and whether PKIX authenticates it, and it offers the keyword."""
         names = [f"mx{place}.there.test"] if rng.random() < 0.7 else ["there.test", f"mx{3 - place}.there.test"]
         authority = self.ca if rng.random() < 0.7 else self.other
         keyword = rng.choice(KEYWORDS)
@@ -40,7 +43,7 @@ class Chaos(Walking):
             "clear": ("STARTTLS", "REQUIRETLS") if rng.random() < 0.8 else GOOD,
             "inside": inside,
         }
-        fit = len(names) == 1 and authority is self.ca and keyword in ("REQUIRETLS", "requiretls")
+        pkix, promises = len(names) == 1 and authority is self.ca, keyword in ("REQUIRETLS", "requiretls")
         if rng.random() < 0.7:
             options["replies"] = {
                 verb: [None] * rng.randrange(3) + [rng.choice(SAID)]
@@ -61,7 +64,49 @@ class Chaos(Walking):
         if rng.random() < 0.3:
             chosen = rng.choice(sorted(trouble))
             options[chosen] = trouble[chosen]
-        return options, fit
+        return options, pkix, promises
+
+    def publish(self, rng, place, files):
+        """TLSA records of a host: whether they are there, and whether they authenticate it."""
+        wrong = "3 1 1 " + "00" * 32
+        records, kind = rng.choice(
+            (
+                ([], "none"),
+                ([], "none"),
+                ([ee(files)], "right"),
+                ([wrong, ee(files)], "right"),
+                ([wrong], "wrong"),
+                (["1 1 1 " + "00" * 32, "3 1 1 00"], "unusable"),
+                ({"status": Status.FAILURE, "rcode": "SERVFAIL"}, "unknown"),
+            )
+        )
+        self.resolver.table[f"_{self.number}._tcp.mx{place}.there.test", "TLSA"] = records
+        return kind
+
+    def situation(self, rng, servers):
+        """What the DNS and MTA-STS say; who may get tagged mail, who untagged mail, and who that in the clear."""
+        records = (yield self.resolver.resolve("there.test", "MX")).records
+        signed = rng.random() < 0.6
+        self.resolver.table["there.test", "MX"] = {
+            "status": Status.SECURE if signed else Status.INSECURE,
+            "rcode": "NOERROR",
+            "records": records,
+        }
+        listed = rng.choice(((1,), (2,), (1, 2)))
+        policy = rng.choice((None, None, "enforce", "enforce", "testing", "none"))
+        names = [f"mx{place}.there.test" for place in listed]
+        self.policies.table = {"there.test": FakePolicy(policy, *names)} if policy else {}
+        allowed = []
+        for place, (options, pkix, promises) in enumerate(servers, 1):
+            dane = self.publish(rng, place, options["files"])
+            enforced = policy == "enforce"
+            vouched = enforced and place in listed
+            barred = enforced and place not in listed and not (signed and dane == "right")
+            found = (signed or vouched) and not barred
+            proved = dane == "right" or (pkix and (dane == "none" or (dane == "unusable" and vouched)))
+            let = dane not in ("wrong", "unknown") and not barred and (not vouched or dane == "right" or pkix)
+            allowed.append((found and proved and promises, let, let and dane == "none" and not enforced))
+        return allowed
 
     def certificate(self, authority, names):
         key = (authority.name, *names)
@@ -77,9 +122,13 @@ class Chaos(Walking):
         for seed in range(ROUNDS):
             rng = random.Random(seed)
             first, second = (self.options(rng, place) for place in (1, 2))
-            servers = [(self.mx(place, **options), fit) for place, (options, fit) in ((1, first), (2, second))]
+            allowed = yield from self.situation(rng, (first, second))
+            servers = [
+                (self.mx(place, **options), may)
+                for place, (options, _, _), may in zip((1, 2), (first, second), allowed, strict=True)
+            ]
             for _ in range(rng.choice((1, 2))):
-                yield self.round(f"seed {seed}: {first} {second}", rng, servers)
+                yield self.round(f"seed {seed}: {first} {second} {allowed}", rng, servers)
             self.manager.close()
             for server, _ in servers:
                 self.drop(server)
@@ -90,9 +139,10 @@ class Chaos(Walking):
         to = [Recipient(parse_mailbox(f"secret-rcpt{n}@there.test")) for n in range(rng.choice((1, 1, 3)))]
         octets = b"Subject: x\r\n\r\n" + SECRET + b"\r\n" + rng.choice((b"", b"x" * 300_000 + b"\r\n"))
         if tag is not Tag.REQUIRED:
-            octets = octets.replace(SECRET, b"open")
-            to = [Recipient(parse_mailbox(f"open{n}@there.test")) for n in range(len(to))]
-        sender = "secret-sender@here.test" if tag is Tag.REQUIRED else "open@here.test"
+            word = "untagged" if tag is None else "open"
+            octets = octets.replace(SECRET, word.encode())
+            to = [Recipient(parse_mailbox(f"{word}{n}@there.test")) for n in range(len(to))]
+        sender = "secret-sender@here.test" if tag is Tag.REQUIRED else f"{word}@here.test"
         before = [len(server.messages) for server, _ in servers]
         start = reactor.seconds()
         got = yield self.manager.deliver(message(tag, octets, sender=sender), to)
@@ -110,7 +160,10 @@ class Chaos(Walking):
                     assert outcome.reply.is_temporary, told
                 case Failed():
                     assert outcome.reply.is_permanent, told
-        for server, fit in servers:
+        for server, (tagged, untagged, clear) in servers:
             for word in (b"secret", SECRET, b"REQUIRETLS"):
                 assert word not in server.clear, told
-                assert fit or word not in server.tls, told
+                assert tagged or word not in server.tls, told
+            # RFC 7672 2.2, RFC 8461 5.
+            assert untagged or b"untagged" not in server.tls, told
+            assert clear or b"untagged" not in server.clear, told

@@ -364,3 +364,31 @@ class STS(OfPolicies):
         self.resolver.table["one.test", "MX"] = ["10 mx1.there.test."]
         got = yield self.one(message(), ONE, approved=[first])
         assert (got.security.auth, got.security.mx_security) == ("dane-ee", "dnssec")
+
+
+class Relaxed(OfPolicies):
+    """What the operator lets pass is told each time."""
+
+    def waived(self):
+        return [(e["mx"], e["policy"], e["step"]) for e in self.events.of("policy")]
+
+    @inlineCallbacks
+    def test_a_promise_that_was_relaxed_is_told(self):
+        """By a level, or by a policy in testing mode; once per delivery, and never for what RFC 8689 lets pass."""
+        first = self.mx(inside=GOOD)
+        self.settings = attrs.evolve(self.settings, levels=Policies(default=Level.OPPORTUNISTIC))
+        assert isinstance((yield self.one(message(), ONE, approved=[first])), Delivered)
+        assert self.waived() == [("mx1.there.test", "opportunistic", "requiretls")]
+        assert isinstance((yield self.one(message(None), "r@one.test", approved=[first])), Delivered)
+        assert isinstance((yield self.one(message(Tag.OPTIONAL), "r@one.test", approved=[first])), Delivered)
+        self.drop(first)
+        self.manager.close()
+        self.settings = attrs.evolve(self.settings, levels=Policies())
+        first = self.mx()
+        assert isinstance((yield self.one(message(), ONE, approved=[first])), Delivered)
+        assert len(self.waived()) == 1
+        self.unsigned()
+        self.lookup = attrs.evolve(self.lookup, testing_vouches=True)
+        self.policy("testing", "mx1.there.test")
+        assert isinstance((yield self.one(message(), ONE, approved=[first])), Delivered)
+        assert self.waived()[1:] == [("mx1.there.test", "enforce", "lookup")]

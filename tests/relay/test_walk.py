@@ -10,7 +10,7 @@ from requiretls_mta.message.outcome import Deferred as Postponed
 from requiretls_mta.message.outcome import Delivered, Failed, Step
 from requiretls_mta.relay.static_routes import parse_route
 from requiretls_mta.tls.policy import Level, Policies
-from tests.relay.walking import OCTETS, Walking, message
+from tests.relay.walking import FIRST, OCTETS, Walking, message
 from tests.smtp.fake_mx import GOOD
 
 
@@ -241,6 +241,29 @@ class Walk(Walking):
         assert isinstance((yield self.one(whole)), Delivered)
         own = attrs.evolve(whole, origin="report")
         assert (yield self.one(own, "r@one.test")).reply.enhanced == "5.7.10"
+
+    @inlineCallbacks
+    def test_a_report_goes_first_where_it_is_protected(self):
+        """RFC 8689 5: the second host keeps the promise, so the first is passed over; else the first is taken."""
+        first, second = self.mx(1, clear=GOOD), self.mx(2)
+        got = yield self.one(message(sender=None))
+        assert (got.host, got.security.requiretls) == ("mx2.there.test", True)
+        self.drop(second)
+        self.manager.close()
+        got = yield self.one(message(sender=None))
+        assert (got.host, got.security.tls_version) == ("mx1.there.test", None)
+        assert len(first.messages) == 1
+
+    @inlineCallbacks
+    def test_c32_an_address_literal(self):
+        """Only a certificate that bears the address will do for a tag."""
+        for files, code in ((self.ca.host(FIRST), "2.0.0"), (self.good[0], "5.7.10")):
+            self.manager.close()
+            first = self.mx(files=files)
+            approved = [first] if code == "2.0.0" else []
+            got = yield self.one(message(), f"secret-rcpt@[{FIRST}]", approved=approved)
+            assert got.reply.enhanced == code, got
+            self.drop(first)
 
     @inlineCallbacks
     def test_recipients_are_judged_one_by_one(self):
