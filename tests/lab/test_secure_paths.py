@@ -1,6 +1,10 @@
 """Every way in which a host can be found and authenticated, with real signatures of knot, judged by a real unbound."""
 
+import contextlib
 import hashlib
+import smtplib
+import time
+from types import SimpleNamespace
 
 import attrs
 import pytest
@@ -18,7 +22,8 @@ from requiretls_mta.relay.settings import RelaySettings
 from requiretls_mta.tls.client import client_context
 from tests.lab.ca import CA
 from tests.lab.dns import Lab
-from tests.lab.mta import free_port
+from tests.lab.mta import MTA, free_port
+from tests.lab.test_tag import starttls
 from tests.receive.fakes import RecordedEvents
 from tests.relay.walking import SECRET, Walking, message
 from tests.smtp.fake_mx import FakeMX
@@ -37,8 +42,8 @@ def ta(ca):
     return f"2 0 1 {hashlib.sha256(ca.certificate.public_bytes(Encoding.DER)).hexdigest()}"
 
 
-@pytest.fixture(scope="class")
-def house(request, tmp_path_factory):
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
     """Zones, certificates, and four servers with them; every host of the lab is at one port."""
     folder = tmp_path_factory.mktemp("paths")
     port = free_port(ODD, ANCHORED, MISNAMED, GOOD)
@@ -77,8 +82,7 @@ def house(request, tmp_path_factory):
         lab.zone("hop.test", ["@ MX 10 mx.misnamed.test."])
         lab.zone("walk.test", ["@ MX 10 mx.wrong.test.", "@ MX 20 mx.plain.test.", "@ MX 30 mx.ta.test."])
         lab.start()
-        request.cls.lab, request.cls.files, request.cls.port, request.cls.roots = lab, files, port, roots.roots
-        yield lab
+        yield SimpleNamespace(lab=lab, files=files, port=port, roots=roots)
 
 
 TAGGED = [
@@ -121,16 +125,21 @@ UNTAGGED = [
 ]
 
 
-@pytest.mark.usefixtures("house")
 class SecurePaths(Walking):
     """The relay manager and our stub; nothing of the DNS is made up."""
 
     timeout = 60
 
+    @pytest.fixture(autouse=True)
+    def _house(self, house):
+        self.house, self.lab, self.port = house, house.lab, house.port
+
     def setUp(self):
-        self.settings = RelaySettings(hostname="here.test", context=client_context(str(self.roots)), idle=0.3)
+        self.settings = RelaySettings(
+            hostname="here.test", context=client_context(str(self.house.roots.roots)), idle=0.3
+        )
         self.events = RecordedEvents()
-        self.servers = [FakeMX(address, self.port, files=files) for address, files in self.files.items()]
+        self.servers = [FakeMX(address, self.port, files=files) for address, files in self.house.files.items()]
         self.stub = StubResolver(reactor, Settings(servers=(self.lab.resolver_address,), trust_ad=True))
         finder = RouteFinder(self.stub, lambda: LookupSettings(port=self.port))
         self.manager = RelayManager(reactor, finder=finder, settings=lambda: self.settings, events=self.events)
@@ -195,3 +204,51 @@ class SecurePaths(Walking):
         self.manager = RelayManager(reactor, finder=finder, settings=lambda: self.settings, events=self.events)
         yield self.rounds([("ee.test", "5.7.10", None, None), ("pkix.test", "5.7.10", None, None)], message())
         yield self.rounds([("wrong.test", "2.0.0", "pkix", "none")], message(None))
+
+
+def test_the_service_does_so(house, tmp_path):
+    """Configuration, queue and log around it: a tagged message leaves by DANE, and stays where the records say no."""
+    here = "127.0.0.85"
+    port, own = free_port(here), house.roots.host("here.test")
+    resolver = ":".join(map(str, house.lab.resolver_address))
+    mta = MTA(
+        tmp_path / "mta",
+        f"""hostname = "here.test"
+[tls]
+certificate = "{own.chain}"
+key = "{own.key}"
+[listen.mx]
+endpoint = "tcp:{port}:interface={here}"
+service = "mx"
+[access]
+relay_from = ["127.0.0.0/8"]
+[dns]
+servers = ["{resolver}"]
+[relay]
+port = {house.port}
+trust = "{house.roots.roots}"
+""",
+        (here, port),
+    )
+    expected = {"ee.test": "dane-ee", "ta.test": "dane-ta", "pkix.test": "pkix"}
+    with contextlib.ExitStack() as stack:
+        for address, files in house.files.items():
+            stack.callback(FakeMX(address, house.port, files=files).close)
+        stack.callback(mta.stop)
+        mta.start()
+        with smtplib.SMTP(here, port, timeout=10) as client:
+            starttls(client)
+            client.ehlo("c.test")
+            for domain in (*expected, "wrong.test"):
+                client.sendmail("s@here.test", [f"r@{domain}"], b"Subject: x\r\n\r\nx\r\n", mail_options=["REQUIRETLS"])
+        end = time.monotonic() + 15
+        while len(mta.events("delivered")) < len(expected) or not mta.events("bounced"):
+            assert time.monotonic() < end, mta.log.read_text()[-3000:]
+            time.sleep(0.05)
+    by_domain = {event["recipient"].partition("@")[2]: event for event in mta.events("delivered")}
+    assert {domain: event["auth"] for domain, event in by_domain.items()} == expected
+    assert {event["mx_security"] for event in by_domain.values()} == {"dnssec"}
+    (reply,) = [event["reply"] for event in mta.events("bounced") if event["recipient"] == "r@wrong.test"]
+    assert " 5.7.10 " in reply
+    told = {event["domain"]: event for event in mta.events("tls") if "domain" in event}
+    assert told["wrong.test"]["result"] == "certificate-not-trusted" and told["ee.test"]["result"] is None

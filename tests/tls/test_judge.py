@@ -89,8 +89,9 @@ def test_before_and_after_the_connection_agree():
     """What is refused as it was found is refused with a session too: a kept one needs no second question."""
     for facts in SESSIONS:
         before = judge(attrs.evolve(facts, tls=None, proof=None, keyword=False))
-        if before.verdict is Verdict.NEXT_HOST:
-            assert judge(facts) is before, facts
+        after = judge(facts)
+        if Verdict.NEXT_HOST in (before.verdict, after.verdict if after.step is Step.LOOKUP else None):
+            assert after is before, facts
 
 
 def test_required_under_enforce_goes_only_where_everything_holds():
@@ -202,19 +203,32 @@ def test_starttls_level_never_sends_in_the_clear():
             assert judge(facts).verdict is not Verdict.CLEAR
 
 
-def test_what_may_mend_itself_is_temporary():
-    """T-CODE: unknown records, a policy that cannot be had, STARTTLS answered 4xx; and whatever stops untagged mail."""
+def test_what_may_mend_itself_is_temporary_and_nothing_else():
+    """Unknown records, STARTTLS answered 4xx, a policy that might have vouched; and all that stops untagged mail."""
     for facts in PRODUCT:
         row = judge(facts)
-        if row.verdict is not Verdict.NEXT_HOST:
+        if approves(facts):
             continue
-        if not strict(facts) and not (facts.requirement is Requirement.REQUIRED and row.clause.startswith("RFC 8689")):
+        if facts.requirement is not Requirement.REQUIRED or facts.level in STRICTEST_FIRST[2:]:
             assert row.temporary, facts
-        if facts.dane is DANE.UNKNOWN or (facts.tls is TLSState.UNAVAILABLE and row.step is Step.STARTTLS):
-            assert row.temporary, facts
-        if facts.sts is STS.UNAVAILABLE and not row.temporary:
-            # A policy could not have helped here.
-            assert not approves(attrs.evolve(facts, sts=STS.ENFORCED)) or row.step is Step.REQUIRETLS, facts
+            continue
+        unknown = facts.dane is DANE.UNKNOWN
+        later = row.step is Step.STARTTLS and facts.tls is TLSState.UNAVAILABLE
+        if facts.level is Level.OPPORTUNISTIC_STARTTLS:
+            clear = facts.tls in NO_TLS and row.step is Step.STARTTLS
+            assert row.temporary == (unknown or later or not clear), facts
+            continue
+        vouch = facts.mx_security is MXSecurity.NONE or (
+            facts.mx_security is MXSecurity.DNSSEC and facts.dane is DANE.UNUSABLE and facts.proof is Proof.PKIX
+        )
+        assert row.temporary == (unknown or later or (facts.sts is STS.UNAVAILABLE and vouch)), facts
+
+
+def test_in_the_clear_is_what_it_says():
+    """With a connection that has no TLS, and only there; a session inside TLS never goes back."""
+    for facts in PRODUCT:
+        if approves(facts):
+            assert (judge(facts).verdict is Verdict.CLEAR) == (facts.tls in NO_TLS), facts
 
 
 def test_every_refusal_says_where_and_why():
