@@ -15,7 +15,11 @@ from requiretls_mta.dns.answer import Status
 from requiretls_mta.message.address import AddressError
 from requiretls_mta.message.envelope import Tag
 from requiretls_mta.message.outcome import Delivered, Failed
+from requiretls_mta.relay.sts import STSPolicies
+from requiretls_mta.relay.sts_fetch import PolicyHosts
+from requiretls_mta.tls.client import client_context
 from tests.lab.ca import CA
+from tests.lab.https import PolicyServer, policy
 from tests.receive.fakes import RecordedEvents
 from tests.relay.fakes import FakeResolver
 
@@ -74,10 +78,18 @@ trust = "{self.ca.roots}"
             reactor.callLater(0.02, turn.callback, None)
             yield turn
 
-    def send(self, to, *, tag=Tag.REQUIRED, status=Status.SECURE, mx="mx.there.test."):
+    def send(self, to, *, tag=Tag.REQUIRED, status=Status.SECURE, mx="mx.there.test.", policies=None):
         resolver = FakeResolver({("there.test", "MX"): [f"10 {mx}"], (mx.rstrip("."), "A"): ["127.0.0.1"]}, status)
         return requiretls_mta.send_mail(
-            reactor, resolver, "me@here.test", to, MESSAGE, tag=tag, trust=str(self.ca.roots), port=self.port
+            reactor,
+            resolver,
+            "me@here.test",
+            to,
+            MESSAGE,
+            tag=tag,
+            trust=str(self.ca.roots),
+            port=self.port,
+            policies=policies,
         )
 
     @inlineCallbacks
@@ -107,6 +119,27 @@ trust = "{self.ca.roots}"
         (outcome,) = yield self.send(["a@there.test"], tag=None, status=Status.INSECURE, mx="other.there.test.")
         assert isinstance(outcome, Delivered)
         assert outcome.security.auth is None and outcome.security.tls_version == "TLSv1.3"
+
+    @inlineCallbacks
+    def test_policies_are_heeded_where_they_are_given(self):
+        """C02 and C51: an unsigned MX that a policy lists; and one that only the newest policy lists."""
+        web = PolicyServer("127.0.0.1", 0, self.ca)
+        self.addCleanup(web.close)
+        names = FakeResolver({("mta-sts.there.test", "A"): ["127.0.0.1"]}, Status.INSECURE)
+        context = client_context(str(self.ca.roots))
+        policies = STSPolicies(reactor, names, PolicyHosts(reactor, names, lambda: context, port=web.port).fetch)
+        self.addCleanup(policies.stop)
+        outcomes = []
+        for version, mx in (("1", "elsewhere.test"), ("2", "*.there.test")):
+            names.table["_mta-sts.there.test", "TXT"] = [f'"v=STSv1; id={version}"']
+            web.serve("there.test", policy(mx))
+            outcomes += yield self.send(["a@there.test"], status=Status.INSECURE, policies=policies)
+        assert [type(outcome) for outcome in outcomes] == [Failed, Delivered]
+        assert outcomes[1].security.mx_security == "mta-sts"
+        names.table.clear()
+        outcomes = yield self.send(["a@there.test"], status=Status.INSECURE, policies=policies)
+        assert isinstance(outcomes[0], Delivered), "from memory"
+        assert web.count("there.test") == 2
 
     def test_nonsense_is_refused_at_once(self):
         """Addresses that are none, and lines that do not end with CRLF."""

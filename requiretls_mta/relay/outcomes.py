@@ -61,7 +61,7 @@ def all_alike(recipients: Sequence[Recipient], reply: Reply, causes: tuple[Cause
 def judged(host: Host, line: Line | None, row: Row) -> Cause:
     """Why a host is out by a row of the table."""
     detail = row.detail or "the TLS handshake failed"
-    more = line.detail if line is not None else host.tlsa.problem
+    more = line.detail if line is not None else host.tlsa.problem or host.sts_problem
     if more:
         detail = f"{detail}: {more}"
     return Cause(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import attrs
@@ -12,33 +11,7 @@ from requiretls_mta.message.outcome import Cause
 from requiretls_mta.message.reply import Reply
 from requiretls_mta.tls.dane import NO_RECORDS, TLSA
 from requiretls_mta.tls.elements import STS, MXSecurity
-
-
-class Policy(Protocol):
-    """What the relay needs of an MTA-STS policy; `tls.mta_sts` has the real one."""
-
-    @property
-    def mode(self) -> Mode:
-        """How strictly it is meant."""
-
-    @property
-    def mx(self) -> Sequence[str]:
-        """Patterns of the hosts that it lists."""
-
-    @property
-    def lines(self) -> Sequence[str]:
-        """The policy line by line (RFC 8460 4.4)."""
-
-    def matches(self, host: str) -> bool:
-        """Whether it lists the host (RFC 8461 4.1)."""
-
-
-class Mode(Protocol):
-    """`enforce`, `testing` or `none`."""
-
-    @property
-    def value(self) -> str:
-        """The word of RFC 8461 3.2."""
+from requiretls_mta.tls.mta_sts import Mode, Policy
 
 
 @attrs.frozen(kw_only=True)
@@ -50,7 +23,7 @@ class NoPolicy:
     result: str | None = None
     """The RFC 8460 4.3 result type: `sts-policy-fetch-error`, `sts-policy-invalid` or `sts-webpki-invalid`."""
     temporary: bool = False
-    """One is announced, but cannot be had now, and none is cached."""
+    """Asking again may help: one is announced but cannot be had, or the announcement cannot be looked up."""
 
 
 class PolicyFinder(Protocol):
@@ -76,6 +49,8 @@ class Host:
     mx_security: MXSecurity = MXSecurity.NONE
     sts: STS = STS.NONE
     """What the MTA-STS policy of the next-hop domain says about it."""
+    sts_problem: str = ""
+    """Why that domain has no policy though it would; escaped."""
     next_hops: tuple[str, ...] = ()
     """The next-hop domain and its alias target, where its MX records are secure: they may stand in a certificate that
     a DANE-TA record vouches for (RFC 7672 3.2.2)."""
@@ -120,12 +95,13 @@ class Route:
     def under(self, policy: Policy | NoPolicy, *, testing_vouches: bool) -> Route:
         """The same route as that policy sees it."""
         hosts = []
+        problem = policy.problem if isinstance(policy, NoPolicy) else ""
         for host in self.hosts:
             sts = _standing(policy, host.name, testing_vouches=testing_vouches)
             security = host.mx_security
             if security in (MXSecurity.NONE, MXSecurity.MTA_STS):
                 security = MXSecurity.MTA_STS if sts in (STS.ENFORCED, STS.VOUCHES) else MXSecurity.NONE
-            hosts.append(attrs.evolve(host, sts=sts, mx_security=security))
+            hosts.append(attrs.evolve(host, sts=sts, sts_problem=problem, mx_security=security))
         return attrs.evolve(self, hosts=tuple(hosts), policy=policy)
 
 
@@ -154,9 +130,9 @@ class HostAddress:
 def _standing(policy: Policy | NoPolicy, host: str, *, testing_vouches: bool) -> STS:
     if isinstance(policy, NoPolicy):
         return STS.UNAVAILABLE if policy.temporary else STS.NONE
-    match policy.mode.value:
-        case "enforce":
+    match policy.mode:
+        case Mode.ENFORCE:
             return STS.ENFORCED if policy.matches(host) else STS.UNLISTED
-        case "testing" if testing_vouches and policy.matches(host):
+        case Mode.TESTING if testing_vouches and policy.matches(host):
             return STS.VOUCHES
     return STS.NONE

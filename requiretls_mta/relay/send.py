@@ -17,6 +17,7 @@ from requiretls_mta.message.ports import NoEvents
 from requiretls_mta.message.stored import BytesBody, Message
 from requiretls_mta.relay.lookup import LookupSettings, RouteFinder
 from requiretls_mta.relay.manager import RelayManager
+from requiretls_mta.relay.route import PolicyFinder
 from requiretls_mta.relay.settings import RelaySettings
 from requiretls_mta.tls.client import client_context
 
@@ -32,11 +33,13 @@ def send_mail(
     hostname: str | None = None,
     trust: str = "system",
     port: int = 25,
+    policies: PolicyFinder | None = None,
 ) -> Deferred[list[Outcome]]:
     """Try once to send `message` (CRLF line ends) to the MX hosts of its recipients; one outcome each, in their order.
 
     `tag` is `Tag.REQUIRED` for REQUIRETLS (RFC 8689 4.2.1), `Tag.OPTIONAL` for `TLS-Required: No`. `trust`
-    is `system` or a PEM bundle of roots. Raises `AddressError` for an address that is none, `ValueError` for a message
+    is `system` or a PEM bundle of roots. MTA-STS counts only if `policies` are given, such as `relay.sts.STSPolicies`,
+    which remember from call to call. Raises `AddressError` for an address that is none, `ValueError` for a message
     with a bare CR or LF; failures of the way are outcomes.
     """
     if message.count(b"\r\n") != message.count(b"\n") or message.count(b"\r") != message.count(b"\n"):
@@ -60,7 +63,7 @@ def send_mail(
         content=content,
     )
     settings = RelaySettings(hostname=hostname or socket.gethostname(), context=client_context(trust), idle=0.0)
-    finder = RouteFinder(resolver, lambda: LookupSettings(port=port))
+    finder = RouteFinder(resolver, lambda: LookupSettings(port=port), policies=policies)
     manager = RelayManager(reactor, finder=finder, settings=lambda: settings, events=NoEvents())
     groups: dict[str, list[Recipient]] = {}
     for recipient in to:

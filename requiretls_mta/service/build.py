@@ -31,6 +31,8 @@ from requiretls_mta.relay.lookup import RouteFinder
 from requiretls_mta.relay.manager import RelayManager
 from requiretls_mta.relay.schedule import Schedule
 from requiretls_mta.relay.settings import RelaySettings
+from requiretls_mta.relay.sts import STSPolicies
+from requiretls_mta.relay.sts_fetch import PolicyHosts
 from requiretls_mta.report.dsn import FailureReports
 from requiretls_mta.service.config import Config
 from requiretls_mta.service.control import Controls, ControlSocket
@@ -96,7 +98,8 @@ class _House:
         self.store = SQLiteStore(reactor, shard(config.state), wall=wall)
         self.mailbox_pool = ThreadPool(0, MAILBOX_THREADS, name="mailboxes")
         self.maildir = MaildirTransport(reactor, self.mailbox_pool, self._maildir_settings, wall)
-        self.finder = RouteFinder(self.resolver, lambda: self.policies.lookup)
+        self.sts = self._sts() if config.mta_sts.enabled else None
+        self.finder = RouteFinder(self.resolver, lambda: self.policies.lookup, policies=self.sts)
         self.manager = RelayManager(
             reactor,
             finder=self.finder,
@@ -154,6 +157,17 @@ class _House:
     def _relay_settings(self) -> RelaySettings:
         assert self.relay is not None, "the service was not started"
         return self.relay
+
+    def _sts(self) -> STSPolicies:
+        hosts = PolicyHosts(self.reactor, self.resolver, lambda: self._relay_settings().context)
+        return STSPolicies(
+            self.reactor,
+            self.resolver,
+            hosts.fetch,
+            folder=self.config.state / "shared" / "mta-sts",
+            events=self.events,
+            wall=self.wall,
+        )
 
     def _maildir_settings(self) -> MaildirSettings:
         settings = self.policies.maildir
@@ -247,6 +261,8 @@ class _House:
     def _started(self) -> None:
         self.users.start()
         self.mailbox_pool.start()
+        if self.sts is not None:
+            self.sts.start()
         self.schedule.start()
         self.control.start()
 
@@ -269,3 +285,6 @@ class _House:
         await self.control.stop()
         if isinstance(self.resolver, StubResolver):
             await self.resolver.close()
+        # After the resolver: an attempt that waits for a policy must not find a way on without one.
+        if self.sts is not None:
+            self.sts.stop()

@@ -21,8 +21,6 @@ _LATER: dict[Path_, Callable[[Config], bool]] = {
     ("relay", "delay_warning"): lambda _: True,
     ("requiretls", "rule"): lambda config: bool(config.requiretls.rule),
     ("requiretls", "profile"): lambda config: config.requiretls.profile != "rfc8689",
-    ("requiretls", "mta_sts_testing"): lambda config: config.requiretls.mta_sts_testing,
-    ("mta_sts",): lambda config: config.mta_sts.enabled,
     ("tlsrpt",): lambda config: config.tlsrpt.enabled,
     ("dnswl",): lambda config: bool(config.dnswl),
     ("spf",): lambda config: config.spf.action != "off",

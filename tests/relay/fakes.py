@@ -1,7 +1,5 @@
 """A name server without a network, policies without a web, and a queue without a disk."""
 
-from types import SimpleNamespace
-
 import dns.rdata
 import dns.rdataclass
 import dns.rdatatype
@@ -11,6 +9,7 @@ from zope.interface import implementer
 from requiretls_mta.dns.answer import Answer, Status
 from requiretls_mta.queue.store import Entry, IQueueStore, Lease
 from requiretls_mta.relay.route import NoPolicy
+from requiretls_mta.tls.mta_sts import Mode
 
 
 class FakeResolver:
@@ -58,7 +57,7 @@ class FakePolicy:
     """A policy that lists these hosts."""
 
     def __init__(self, mode, *mx):
-        self.mode, self.mx, self.lines = SimpleNamespace(value=mode), mx, (f"mode: {mode}",)
+        self.mode, self.mx, self.lines = Mode(mode), mx, (f"mode: {mode}",)
 
     def matches(self, host):
         return host in self.mx
