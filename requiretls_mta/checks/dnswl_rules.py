@@ -1,0 +1,212 @@
+"""What a DNS whitelist's answers mean (RFC 8904, RFC 5782): names to ask for, codes to accept, results to report."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from typing import Literal
+
+import attrs
+from dns.rdtypes.IN.A import A
+
+from requiretls_mta.checks.dnswl_text import Text, reportable
+from requiretls_mta.dns.answer import Answer, Status
+from requiretls_mta.message.authres import Property, Result
+
+Client = ipaddress.IPv4Address | ipaddress.IPv6Address
+Code = ipaddress.IPv4Address
+"""An A record of a list: a bit mask or a number, never the address of a host."""
+Verb = Literal["pass", "none", "temperror", "permerror"]
+"""The results of the method; there is no fail (RFC 8904 2)."""
+
+LONGEST_ZONE = 253 - 64
+"""Characters: 32 nibbles and their dots stand in front of it."""
+_LOOPBACK = ipaddress.ip_network("127.0.0.0/8")
+# Documentation networks are as public as any to us, though `ipaddress` calls them private.
+_IPV4_AT_HOME = "0.0.0.0/8 10.0.0.0/8 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.168.0.0/16"
+_IPV6_AT_HOME = "::/127 fc00::/7 fe80::/10"
+_AT_HOME = tuple(map(ipaddress.ip_network, f"{_IPV4_AT_HOME} {_IPV6_AT_HOME}".split()))
+# RFC 8914 4.16 to 4.19: somebody between the list and us put his own answer in the place of the list's.
+_EDE_FILTERED = frozenset({15, 16, 17, 18})
+_EDE_OVER_QUOTA = 32
+_REASONS = {"TIMEOUT": "timeout", "NETWORK": "timeout", "MALFORMED": "malformed"}
+_OCTET = re.compile(r"(?:(\d{1,3})|\[(\d{1,3})\.\.(\d{1,3})\])\Z", re.ASCII)
+
+
+@attrs.frozen
+class Pattern:
+    """Codes: one address, one with `[a..b]` for an octet, or `&` and the bits that all must be set (RFC 5782 6)."""
+
+    text: str
+    _limits: tuple[tuple[int, int], ...] = attrs.field(eq=False, repr=False)
+    _mask: int | None = attrs.field(eq=False, repr=False)
+
+    def matches(self, code: Code) -> bool:
+        """Whether the code is one of them."""
+        if self._mask is not None:
+            return int(code) & self._mask == self._mask
+        return all(low <= octet <= high for octet, (low, high) in zip(code.packed, self._limits, strict=True))
+
+
+def parse_pattern(text: str) -> Pattern:
+    """Read a pattern; ValueError when it is none."""
+    is_mask = text.startswith("&")
+    plain = text.removeprefix("&")
+    octets = re.findall(r"\[[^\]]*\]|[^.]+", plain)  # ranges hold dots of their own
+    limits = []
+    for octet in octets:
+        match = _OCTET.match(octet)
+        if match is None or (is_mask and match.group(1) is None):
+            break
+        low, high = int(match.group(1) or match.group(2)), int(match.group(1) or match.group(3))
+        if not low <= high <= 255:
+            break
+        limits.append((low, high))
+    if len(limits) != 4 or ".".join(octets) != plain:
+        raise ValueError(f"{text!r} is neither an address, in which [a..b] may stand, nor a bit mask such as &0.0.0.4")
+    mask = int.from_bytes(bytes(low for low, _ in limits), "big") if is_mask else None
+    return Pattern(text, tuple(limits), mask)
+
+
+def patterns(texts: Iterable[str]) -> tuple[Pattern, ...]:
+    """Read several."""
+    return tuple(map(parse_pattern, texts))
+
+
+@attrs.frozen(kw_only=True)
+class ListSettings:
+    """One list, as configured."""
+
+    zone: str
+    """What is queried: A-labels in lower case, at most `LONGEST_ZONE` characters. May hold a key: never shown."""
+    display_zone: str
+    accept: tuple[Pattern, ...] = patterns(["127.[0..255].[0..255].[0..255]"])
+    errors: tuple[Pattern, ...] = patterns(["127.0.0.255", "127.255.255.[0..255]"])
+    """Codes that say that the list does not answer us."""
+    selftest: Literal["ipv4", "both", "off"] = "ipv4"
+    txt: Literal["domain", "any", "off"] = "domain"
+    override_spf: tuple[Pattern, ...] = ()
+    report_none: bool = True
+
+    @property
+    def is_mirror(self) -> bool:
+        """Whether another zone is asked than is shown."""
+        return self.zone != self.display_zone
+
+
+@attrs.frozen(kw_only=True)
+class Finding:
+    """What a list says about a client."""
+
+    result: Verb
+    reason: str | None = None
+    """Of an error: over-quota, refused, selftest, bad-answer, filtered; timeout, servfail, bogus, malformed."""
+    codes: tuple[Code, ...] = ()
+    """Sorted, each once; of a pass, and of an error that a code tells."""
+    text: Text | None = None
+    sec: Literal["yes", "no", "na"] = "na"
+
+    def overrides_spf(self, settings: ListSettings) -> bool:
+        """Whether it saves the client from an SPF rejection."""
+        return self.result == "pass" and any(p.matches(code) for p in settings.override_spf for code in self.codes)
+
+
+# --- names ----------------------------------------------------------------------------------------------------------
+
+
+def client_of(address: str | None) -> Client | None:
+    """The client that lists can know; None for UNIX sockets and for private, loopback, link-local and ULA addresses."""
+    if address is None:
+        return None
+    client = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(client, ipaddress.IPv6Address) and client.ipv4_mapped is not None:
+        client = client.ipv4_mapped
+    if any(client.version == network.version and client in network for network in _AT_HOME):
+        return None
+    return client
+
+
+def query_name(client: Client, zone: str) -> str:
+    """The name to ask for: reversed octets, or the 32 nibbles of an IPv6 address (RFC 5782 2.1, 2.4)."""
+    if isinstance(client, ipaddress.IPv6Address):
+        return ".".join(reversed(client.packed.hex())) + f".{zone}."
+    return ".".join(str(octet) for octet in reversed(client.packed)) + f".{zone}."
+
+
+@attrs.frozen(kw_only=True)
+class TestEntries:
+    """The names of RFC 5782 5 that every good list has, or never has."""
+
+    __test__ = False  # no test of pytest's
+
+    listed: str
+    unlisted: str
+    listed_v6: str
+    unlisted_v6: str
+
+
+def selftest_names(zone: str) -> TestEntries:
+    """127.0.0.2 is listed, 127.0.0.1 is not; likewise ::FFFF:7F00:2 and ::FFFF:7F00:1, as nibbles."""
+    v4, v6 = ipaddress.IPv4Address, ipaddress.IPv6Address
+    return TestEntries(
+        listed=query_name(v4("127.0.0.2"), zone),
+        unlisted=query_name(v4("127.0.0.1"), zone),
+        listed_v6=query_name(v6("::ffff:7f00:2"), zone),
+        unlisted_v6=query_name(v6("::ffff:7f00:1"), zone),
+    )
+
+
+# --- answers --------------------------------------------------------------------------------------------------------
+
+
+def judge(answer: Answer, settings: ListSettings) -> Finding:
+    """What the answer to the A question comes to, by itself."""
+    if _EDE_OVER_QUOTA in answer.ede:
+        return Finding(result="permerror", reason="over-quota")
+    if _EDE_FILTERED.intersection(answer.ede):
+        return Finding(result="permerror", reason="filtered")
+    if answer.status is Status.BOGUS:
+        return Finding(result="temperror", reason="bogus")
+    if answer.rcode == "REFUSED":
+        return Finding(result="permerror", reason="refused")
+    if answer.is_failure:
+        return Finding(result="temperror", reason=_REASONS.get(answer.rcode, "servfail"))
+    codes = tuple(sorted({Code(record.address) for record in answer.records if isinstance(record, A)}))
+    # RFC 5782 2.1: lists answer with 127/8. Whoever sells a dead list's domain answers with a host.
+    if not all(code in _LOOPBACK for code in codes):
+        return Finding(result="permerror", reason="bad-answer")
+    if any(pattern.matches(code) for pattern in settings.errors for code in codes):
+        return Finding(result="permerror", reason="over-quota", codes=codes)
+    if any(pattern.matches(code) for pattern in settings.accept for code in codes):
+        return Finding(result="pass", codes=codes)
+    return Finding(result="none")
+
+
+def complete(finding: Finding, a: Answer, txt: Answer | None, settings: ListSettings, *, validating: bool) -> Finding:
+    """Add the text of a pass, and how the answers stand with DNSSEC.
+
+    `txt` is None when it did not come in time; `validating` says that the resolver is known to validate, and that its
+    AD is believed.
+    """
+    if finding.result not in ("pass", "none"):
+        return finding
+    text = None
+    if finding.result == "pass" and txt is not None and not txt.is_failure and settings.txt != "off":
+        text = reportable(txt.records, needs_domain=settings.txt == "domain")
+    sec: Literal["yes", "no", "na"] = "na"
+    # RFC 8904 2: a local mirror is asked over no secure way that DNSSEC would know of.
+    if validating and not settings.is_mirror:
+        secure = a.is_secure and (text is None or (txt is not None and txt.is_secure))
+        sec = "yes" if secure else "no"
+    return attrs.evolve(finding, text=text, sec=sec)
+
+
+def report(finding: Finding, settings: ListSettings) -> Result:
+    """How it is written into Authentication-Results (RFC 8904 2)."""
+    properties = [Property("dns", "zone", settings.display_zone), Property("dns", "sec", finding.sec)]
+    if finding.codes:
+        properties.append(Property("policy", "ip", ",".join(map(str, finding.codes))))
+    if finding.text is not None:
+        properties.append(Property("policy", "txt", finding.text.value, quoted=True, in_ascii=finding.text.in_ascii))
+    return Result("dnswl", finding.result, reason=finding.reason, properties=tuple(properties))
