@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import attrs
 from dns.rdtypes.IN.A import A
 
+from requiretls_mta.checks.dnswl_presets import ANY_CODE, ERROR_CODES
 from requiretls_mta.checks.dnswl_text import Text, reportable
 from requiretls_mta.dns.answer import Answer, Status
 from requiretls_mta.message.authres import Property, Result
@@ -74,6 +75,9 @@ def patterns(texts: Iterable[str]) -> tuple[Pattern, ...]:
     return tuple(map(parse_pattern, texts))
 
 
+ANY = patterns(ANY_CODE)
+
+
 @attrs.frozen(kw_only=True)
 class ListSettings:
     """One list, as configured."""
@@ -81,8 +85,8 @@ class ListSettings:
     zone: str
     """What is queried: A-labels in lower case, at most `LONGEST_ZONE` characters. May hold a key: never shown."""
     display_zone: str
-    accept: tuple[Pattern, ...] = patterns(["127.[0..255].[0..255].[0..255]"])
-    errors: tuple[Pattern, ...] = patterns(["127.0.0.255", "127.255.255.[0..255]"])
+    accept: tuple[Pattern, ...] = ANY
+    errors: tuple[Pattern, ...] = patterns(ERROR_CODES)
     """Codes that say that the list does not answer us."""
     selftest: Literal["ipv4", "both", "off"] = "ipv4"
     txt: Literal["domain", "any", "off"] = "domain"
@@ -145,6 +149,14 @@ class TestEntries:
     listed_v6: str
     unlisted_v6: str
 
+    def asked(self, settings: ListSettings) -> tuple[str, ...]:
+        """Those that this list is tested with; without a self-test, one that shows whether it answers at all."""
+        if settings.selftest == "off":
+            return (self.unlisted,)
+        # Many lists have no IPv6 entry to be found, but a good one lists ::FFFF:7F00:1 no more than 127.0.0.1.
+        names = (self.listed, self.unlisted, self.unlisted_v6)
+        return (*names, self.listed_v6) if settings.selftest == "both" else names
+
 
 def selftest_names(zone: str) -> TestEntries:
     """127.0.0.2 is listed, 127.0.0.1 is not; likewise ::FFFF:7F00:2 and ::FFFF:7F00:1, as nibbles."""
@@ -181,6 +193,40 @@ def judge(answer: Answer, settings: ListSettings) -> Finding:
     if any(pattern.matches(code) for pattern in settings.accept for code in codes):
         return Finding(result="pass", codes=codes)
     return Finding(result="none")
+
+
+def examine(answers: Mapping[str, Answer], zone_names: TestEntries, settings: ListSettings) -> dict[int, Finding]:
+    """What the test entries say of the list, by the IP version of the clients that it is asked about.
+
+    A pass is a list that can be believed; an error says why it cannot be, or, as a temperror, that nobody knows.
+    Answers to names that were not asked are taken for good ones.
+    """
+    anything = attrs.evolve(settings, accept=ANY)
+    entries = {name: judge(answer, anything) for name, answer in answers.items()}
+    if settings.selftest == "off":
+        return dict.fromkeys((4, 6), _worst(f for f in entries.values() if f.result != "none"))
+    v4 = [
+        _expected(entries.get(zone_names.listed), "pass"),
+        _expected(entries.get(zone_names.unlisted), "none"),
+    ]
+    v6 = [
+        *v4,
+        _expected(entries.get(zone_names.unlisted_v6), "none"),
+        _expected(entries.get(zone_names.listed_v6), "pass"),
+    ]
+    return {4: _worst(v4), 6: _worst(v6)}
+
+
+def _expected(found: Finding | None, result: Verb) -> Finding:
+    if found is None or found.result == result:
+        return Finding(result="pass")
+    return found if found.reason is not None else Finding(result="permerror", reason="selftest")
+
+
+def _worst(findings: Iterable[Finding]) -> Finding:
+    """A definite error before one that may pass, and that before none; the first of its kind."""
+    found = sorted(findings, key=lambda f: ("permerror", "temperror", "pass").index(f.result))
+    return found[0] if found else Finding(result="pass")
 
 
 def complete(finding: Finding, a: Answer, txt: Answer | None, settings: ListSettings, *, validating: bool) -> Finding:

@@ -1,0 +1,176 @@
+"""The check of DNS whitelists (RFC 8904): asks all lists about a client at once, from the moment it connects."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+import attrs
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, TimeoutError, gatherResults, succeed  # noqa: A004
+from zope.interface import implementer
+
+from requiretls_mta.checks import interfaces
+from requiretls_mta.checks.dnswl_health import Health
+from requiretls_mta.checks.dnswl_rules import (
+    Client,
+    Finding,
+    ListSettings,
+    client_of,
+    complete,
+    judge,
+    query_name,
+    report,
+)
+from requiretls_mta.checks.interfaces import ICheck, ICheckPlugin, Stage, Subject, Tools, Verdict
+from requiretls_mta.dns.answer import Answer
+
+PATIENCE = 5.0  # seconds for one list, whatever the resolver's own limit
+TEXT_PATIENCE = 1.0  # seconds behind the A record, for text and DNSSEC
+_TIMED_OUT = Finding(result="temperror", reason="timeout")
+T = TypeVar("T")
+
+
+@attrs.frozen(kw_only=True)
+class DNSWLVerdict(Verdict):
+    """The verdict with what each list said, in the order of the configuration."""
+
+    findings: tuple[tuple[ListSettings, Finding], ...] = ()
+
+
+class Whitelist:
+    """One list: asks it, if it can be believed."""
+
+    def __init__(self, settings: ListSettings, tools: Tools, chance: Callable[[], float] = random.random) -> None:
+        self.settings = settings
+        self._clock = tools.clock
+        self._resolver = tools.resolver
+        self.health = Health(settings, clock=tools.clock, resolver=tools.resolver, events=tools.events, chance=chance)
+
+    def look_up(self, client: Client) -> Deferred[Finding]:
+        """What the list says about a client, within `PATIENCE`; never fails, except when it is cancelled."""
+        known = self.health.bypass(client)
+        if known is not None:
+            return succeed(known)
+        asked = Deferred.fromCoroutine(self._ask(client))
+        return asked.addTimeout(PATIENCE, self._clock, onTimeoutCancel=lambda *_: self._heard(client, _TIMED_OUT))
+
+    def _heard(self, client: Client, finding: Finding) -> Finding:
+        self.health.heard(client, finding)
+        return finding
+
+    async def _ask(self, client: Client) -> Finding:
+        settings, name = self.settings, query_name(client, self.settings.zone)
+        a = self._resolver.resolve(name, "A")
+        trouble = self.health.trouble(client)
+        txt = self._resolver.resolve(name, "TXT") if settings.txt != "off" else None
+        # The root is signed: a server that cannot say so does not validate, and its silence on AD means nothing.
+        root = self._resolver.resolve(".", "SOA") if not settings.is_mirror else None
+        try:
+            answer = await a
+            finding = judge(answer, settings)
+            if finding.reason is not None:
+                return self._heard(client, finding)
+            wrong = await trouble
+            if wrong is not None:
+                return wrong
+            text = await self._soon(txt) if finding.result == "pass" else None
+            anchor = await self._soon(root)
+            validating = anchor is not None and anchor.is_secure
+            return self._heard(client, complete(finding, answer, text, settings, validating=validating))
+        finally:
+            for unneeded in (a, trouble, txt, root):
+                if unneeded is not None:
+                    unneeded.addErrback(lambda _: None)
+                    unneeded.cancel()
+
+    async def _soon(self, asked: Deferred[Answer] | None) -> Answer | None:
+        if asked is None:
+            return None
+        try:
+            return await asked.addTimeout(TEXT_PATIENCE, self._clock)
+        except TimeoutError:
+            return None
+
+
+@implementer(ICheck)
+class DNSWLCheck(Service):
+    """Asks the configured lists; as a service, it tests them from the start on."""
+
+    name = "dnswl"
+    stage = Stage.CONNECTION
+    needed = Stage.MESSAGE
+    deadline = 2 * PATIENCE
+
+    def __init__(self, tools: Tools, chance: Callable[[], float] = random.random) -> None:
+        self._tools = tools
+        self._chance = chance
+        self._configured: tuple[ListSettings, ...] = ()
+        self._lists: tuple[Whitelist, ...] = ()
+
+    def startService(self) -> None:
+        """Test the lists."""
+        super().startService()
+        for one in self._lists:
+            one.health.start()
+        self._update()
+
+    def stopService(self) -> None:
+        """Leave them alone."""
+        super().stopService()
+        for one in self._lists:
+            one.health.stop()
+
+    def begin(self, subject: Subject) -> Deferred[Verdict] | None:
+        """Ask all lists about the client."""
+        self._update()
+        client = client_of(subject.client.address)
+        if client is None or not self._lists:
+            return None
+        lists = self._lists
+        asked = gatherResults([one.look_up(client) for one in lists], consumeErrors=True)
+        return asked.addCallback(self._found, lists, subject.client)
+
+    def _found(self, findings: list[Finding], lists: tuple[Whitelist, ...], client: interfaces.Client) -> Verdict:
+        found = tuple(zip((one.settings for one in lists), findings, strict=True))
+        for settings, finding in found:
+            self._tools.events.emit(
+                "dnswl",
+                level="debug" if finding.result == "none" else "info",
+                session=client.session,
+                client=client.address,
+                zone=settings.display_zone,
+                result=finding.result,
+                reason=finding.reason,
+                codes=[str(code) for code in finding.codes] or None,
+                domain=finding.text.domain if finding.text else None,
+            )
+        results = tuple(report(f, s) for s, f in found if s.report_none or f.result != "none")
+        return DNSWLVerdict(check=self.name, results=results, findings=found)
+
+    def _update(self) -> None:
+        """Follow the configuration; a list that stays as it was keeps its state."""
+        configured: tuple[ListSettings, ...] = self._tools.settings(self.name) or ()
+        if configured is self._configured:
+            return
+        self._configured = configured
+        old = {one.settings: one for one in self._lists}
+        self._lists = tuple(old.pop(s) if s in old else self._added(s) for s in configured)
+        for gone in old.values():
+            gone.health.stop()
+
+    def _added(self, settings: ListSettings) -> Whitelist:
+        added = Whitelist(settings, self._tools, self._chance)
+        if self.running:
+            added.health.start()
+        return added
+
+
+@implementer(ICheckPlugin)
+class DNSWLPlugin:
+    """Makes the check."""
+
+    def checks(self, tools: Tools) -> Iterable[ICheck]:
+        """One check for all lists."""
+        return [DNSWLCheck(tools)]
