@@ -142,6 +142,8 @@ def forged(header: bytes, authserv_id: str) -> tuple[tuple[int, int], ...]:
     Those are all that bear our authserv-id, whatever letter case, quotes, comments, folding or A-labels it is written
     with, those of a version we do not know, and those whose beginning nobody could read for certain.
     """
+    if b"authentication-results" not in header.lower():
+        return ()
     ours = _key(authserv_id)
     return tuple(match.span() for match in _FIELD.finditer(header) if not _is_foreign(match.group(1), ours))
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from requiretls_mta.checks.interfaces import Verdict
+from requiretls_mta.checks.pipeline import refusal_of
+from requiretls_mta.message import authres, reply
 from requiretls_mta.message import header as headers
-from requiretls_mta.message import reply
 from requiretls_mta.message.content import Content
 from requiretls_mta.message.envelope import Envelope, Recipient, Tag
 from requiretls_mta.message.ports import Body, Events
@@ -118,7 +120,12 @@ class Reception:
                 writer.abort()
                 return reply.TOO_MANY_HOPS
             body = await writer.finish()
-            message = self._message(content, header, body)
+            checks = self._session.checks
+            verdicts = await checks.message(header, body) if checks is not None else ()
+            if (refused := refusal_of(verdicts)) is not None:
+                writer.abort()
+                return refused
+            message = self._message(content, header, body, verdicts)
             await self._station.admission.admit(message)
         except StoreFull:
             writer.abort()
@@ -144,7 +151,7 @@ class Reception:
         )
         return reply.queued(self._id)
 
-    def _message(self, content: Content, header: bytes, body: Body) -> Message:
+    def _message(self, content: Content, header: bytes, body: Body, verdicts: Sequence[Verdict]) -> Message:
         assert self._envelope is not None
         now = self._station.wall()
         envelope, tag = self._envelope, self._tag(self._envelope, header)
@@ -155,12 +162,22 @@ class Reception:
             envelope=envelope,
             body=body,
             content=content,
-            prepend=received_field(
-                envelope, self._session, hostname=self._settings.hostname, queue_id=self._id, now=now
-            ),
+            prepend=self._results(verdicts)
+            + received_field(envelope, self._session, hostname=self._settings.hostname, queue_id=self._id, now=now),
+            # RFC 8601 5: of whoever is trusted as ourselves, what is said in our name is kept.
+            cuts=() if self._station.trusted else authres.forged(header, self._settings.authserv_id),
             received=now,
             listener=self._session.peer.listener,
         )
+
+    def _results(self, verdicts: Sequence[Verdict]) -> bytes:
+        """One field for all checks, above all other trace (RFC 8601 4); none where nothing was checked."""
+        if not verdicts:
+            return b""
+        assert self._envelope is not None
+        results = tuple(result for verdict in verdicts for result in verdict.results)
+        field = authres.AuthenticationResults(self._settings.authserv_id, results)
+        return authres.write(field, utf8=self._envelope.smtputf8)
 
     def _tag(self, envelope: Envelope, header: bytes) -> Tag | None:
         """RFC 8689 4.1: the MAIL parameter decides, and only without it the header field."""

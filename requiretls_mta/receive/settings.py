@@ -18,6 +18,8 @@ class Settings:
     """One generation of reception's policies; a transaction keeps the one that was in force at its MAIL."""
 
     hostname: str
+    authserv_id: str = attrs.field(default=attrs.Factory(lambda self: self.hostname, takes_self=True))
+    """Who we are in Authentication-Results (RFC 8601 2.5); fields that others bring in this name are removed."""
     local_domains: frozenset[str] = frozenset()
     """A-labels in lower case: delivered here."""
     relay_domains: frozenset[str] = frozenset()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+from twisted.application.service import IService
 from twisted.cred.portal import IRealm, Portal
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
@@ -16,6 +17,8 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
+from requiretls_mta.checks.interfaces import Client, Tools
+from requiretls_mta.checks.pipeline import Pipeline, load_checks
 from requiretls_mta.delivery.maildir import MaildirSettings, MaildirTransport
 from requiretls_mta.dns import resolvconf
 from requiretls_mta.dns.answer import Resolver
@@ -35,6 +38,7 @@ from requiretls_mta.relay.sts import STSPolicies
 from requiretls_mta.relay.sts_fetch import PolicyHosts
 from requiretls_mta.report.dsn import FailureReports
 from requiretls_mta.service.config import Config
+from requiretls_mta.service.config_sections import Listen
 from requiretls_mta.service.control import Controls, ControlSocket
 from requiretls_mta.service.listeners import Binding, Listeners
 from requiretls_mta.service.mta import MTA, Parts
@@ -92,6 +96,9 @@ class _House:
         servers = [show_server(server) for server in config.dns.servers]
         self.resolver = resolver or StubResolver(
             reactor, resolvconf.settings(servers, config.dns.trust_ad, config.dns.timeout)
+        )
+        self.checks = load_checks(
+            Tools(clock=reactor, resolver=self.resolver, events=events, settings=self._check_settings)
         )
         self.contexts = server_tls.ServerContexts()
         self.users = UsersChecker(reactor, UsersFile(config.access.users))
@@ -201,6 +208,7 @@ class _House:
                 contextFactory=self.contexts,
                 challengers={b"PLAIN": PLAINCredentials, b"LOGIN": LOGINCredentials} if submission else None,
                 promises=PROMISES,
+                pipeline=self._pipeline(listen),
                 events=self.events,
                 listener=name,
                 wall=self.wall,
@@ -226,6 +234,19 @@ class _House:
                 for endpoint in listen.endpoint
             ]
         return bindings
+
+    def _check_settings(self, name: str) -> Any:
+        return self.policies.checks.get(name)
+
+    def _pipeline(self, listen: Listen) -> Pipeline | None:
+        """The checks of a listener that takes mail of strangers."""
+        if listen.service != "mx" or listen.trusted:
+            return None
+
+        def is_strange(client: Client) -> bool:
+            return not self.policies.receive.may_relay(client.address, via_proxy=client.via_proxy)
+
+        return Pipeline(self.checks, clock=self.reactor, events=self.events, applies=is_strange)
 
     # --- start, reload, stop ----------------------------------------------------------------------------------
 
@@ -265,6 +286,9 @@ class _House:
             self.sts.start()
         self.schedule.start()
         self.control.start()
+        for check in self.checks:
+            if IService.providedBy(check):
+                check.startService()
 
     def _reload_asked(self) -> Deferred[None]:
         return maybeDeferred(lambda: self.reload(self._mta.reread()))
@@ -279,6 +303,9 @@ class _House:
 
     async def _closed(self) -> None:
         self.manager.close()
+        for check in self.checks:
+            if IService.providedBy(check):
+                await maybeDeferred(check.stopService)
         self.users.stop()
         if self.mailbox_pool.started:
             self.mailbox_pool.stop()

@@ -14,7 +14,6 @@ from requiretls_mta.service.config_errors import Path_, Problem, dotted
 from requiretls_mta.service.config_types import StoreURL
 
 _LATER: dict[Path_, Callable[[Config], bool]] = {
-    ("authserv_id",): lambda _: True,
     ("workers",): lambda config: config.workers != 1,
     ("delivery", "recipients"): lambda config: config.delivery.recipients != "any",
     ("list",): lambda config: bool(config.lists),
@@ -22,7 +21,6 @@ _LATER: dict[Path_, Callable[[Config], bool]] = {
     ("requiretls", "rule"): lambda config: bool(config.requiretls.rule),
     ("requiretls", "profile"): lambda config: config.requiretls.profile != "rfc8689",
     ("tlsrpt",): lambda config: config.tlsrpt.enabled,
-    ("dnswl",): lambda config: bool(config.dnswl),
     ("spf",): lambda config: config.spf.action != "off",
     ("dkim",): lambda config: config.dkim.verify or bool(config.dkim.sign),
     ("dmarc",): lambda config: config.dmarc.action != "off",
@@ -42,6 +40,7 @@ RELOADED: tuple[Path_, ...] = (
     ("relay", "auth"),
     ("requiretls",),
     ("dane",),
+    ("authserv_id",),
     ("dnswl",),
     ("spf",),
     ("dkim",),

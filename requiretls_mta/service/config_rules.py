@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from requiretls_mta.checks.dnswl_rules import LONGEST_ZONE
 from requiretls_mta.service.config_errors import Path_
 
 if TYPE_CHECKING:
@@ -95,3 +96,6 @@ def _dnswl(config: Config) -> Iterator[Conflict]:
         if entry.zone in zones:
             yield Conflict((("dnswl", index, "zone"),), f'"{entry.zone}" again', "each zone once")
         zones.add(entry.zone)
+        if len(entry.zone) > LONGEST_ZONE:
+            found = f"{len(entry.zone)} characters"
+            yield Conflict((("dnswl", index, "zone"),), found, f"at most {LONGEST_ZONE}, for a name to stand in front")

@@ -8,6 +8,7 @@ from typing import Literal
 
 import attrs
 
+from requiretls_mta.checks.dnswl_presets import preset
 from requiretls_mta.message.address import Address
 from requiretls_mta.service.config_types import (
     Addresses,
@@ -225,9 +226,16 @@ class DNSWL:
 
     zone: Domain
     display_zone: Domain = attrs.field(default=attrs.Factory(lambda self: self.zone, takes_self=True))
-    accept: tuple[AnswerPattern, ...] = (parse_answers("127.[0..255].[0..255].[0..255]"),)
-    errors: tuple[AnswerPattern, ...] = (parse_answers("127.0.0.255"), parse_answers("127.255.255.[0..255]"))
-    selftest: Literal["ipv4", "both", "off"] = "ipv4"
+    # What is not given is as the list is known to need it.
+    accept: tuple[AnswerPattern, ...] = attrs.Factory(
+        lambda self: tuple(map(parse_answers, preset(self.display_zone).accept)), takes_self=True
+    )
+    errors: tuple[AnswerPattern, ...] = attrs.Factory(
+        lambda self: tuple(map(parse_answers, preset(self.display_zone).errors)), takes_self=True
+    )
+    selftest: Literal["ipv4", "both", "off"] = attrs.Factory(
+        lambda self: preset(self.display_zone).selftest, takes_self=True
+    )
     txt: Literal["domain", "any", "off"] = "domain"
     override_spf: tuple[AnswerPattern, ...] = ()
     report_none: bool = True

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NewType, TypeVar
 from urllib.parse import urlsplit
 
+from requiretls_mta.checks.dnswl_rules import parse_pattern as parse_codes
 from requiretls_mta.dns.settings import parse_server
 from requiretls_mta.message.address import Address, AddressError, ascii_domain, check_domain, parse_mailbox
 from requiretls_mta.relay.static_routes import parse_route
@@ -57,7 +58,6 @@ _DURATION = re.compile(r"(?:(\d{1,6})d)?(?:(\d{1,8})h)?(?:(\d{1,9})m)?(?:(\d{1,1
 _SIZE = re.compile(r"(\d{1,15})([KMG]?)\Z", re.ASCII)
 _FACTORS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}|[{}]")
-_OCTET = re.compile(r"(?:(\d{1,3})|\[(\d{1,3})\.\.(\d{1,3})\])\Z", re.ASCII)
 
 
 def parse_duration(value: object) -> Duration:
@@ -288,19 +288,12 @@ def parse_listen(value: object, folder: Path) -> Endpoints:
 
 def parse_answers(value: object) -> AnswerPattern:
     """A pattern of DNSWL answers. Raises `Refused`."""
-    text = parse_text(value)
-    mask = text.startswith("&")
-    # Ranges hold dots of their own.
-    octets = re.findall(r"\[[^\]]*\]|[^.]+", text.removeprefix("&"))
-    limits = [_OCTET.match(octet) for octet in octets]
-    good = len(octets) == 4 and ".".join(octets) == text.removeprefix("&") and all(limits)
-    for match in limits:
-        if match:
-            low, high = int(match.group(1) or match.group(2)), int(match.group(1) or match.group(3))
-            good = good and low <= high <= 255 and not (mask and match.group(1) is None)
-    if not good:
-        raise Refused('an IPv4 address, in which "[a..b]" may stand for a range, or a bit mask such as "&0.0.0.4"')
-    return AnswerPattern(text)
+    try:
+        return AnswerPattern(parse_codes(parse_text(value)).text)
+    except ValueError:
+        raise Refused(
+            'an IPv4 address, in which "[a..b]" may stand for a range, or a bit mask such as "&0.0.0.4"'
+        ) from None
 
 
 def parse_store_url(value: object) -> StoreURL:

@@ -25,6 +25,8 @@ MESSAGES = {
     "discarded": "undeliverable report discarded",
     "tls": "TLS established",
     "policy": "policy decision",
+    "check": "check without a verdict",
+    "dnswl": "whitelist asked",
 }
 """The `message` of an event that brings none; of all others it is the event's name."""
 

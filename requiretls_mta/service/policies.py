@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
+from typing import Any
 
 import attrs
 
+from requiretls_mta.checks.dnswl_rules import ListSettings, patterns
 from requiretls_mta.delivery.maildir import MaildirSettings
 from requiretls_mta.receive.settings import Settings as ReceiveSettings
 from requiretls_mta.relay.lookup import LookupSettings
@@ -33,6 +36,8 @@ class Policies:
     schedule: ScheduleSettings
     reports: ReportSettings
     maildir: MaildirSettings | None
+    checks: Mapping[str, Any]
+    """The settings of each check, by its name."""
 
 
 def policies(config: Config, generation: int = 0) -> Policies:
@@ -43,6 +48,7 @@ def policies(config: Config, generation: int = 0) -> Policies:
         generation=generation,
         receive=ReceiveSettings(
             hostname=config.hostname,
+            authserv_id=config.authserv_id,
             local_domains=frozenset(config.domains.local),
             relay_domains=frozenset(config.domains.relay),
             relay_from=config.access.relay_from,
@@ -69,6 +75,23 @@ def policies(config: Config, generation: int = 0) -> Policies:
         ),
         reports=ReportSettings(hostname=config.hostname, bounce=requiretls.bounce),
         maildir=MaildirSettings(config.delivery.maildir) if config.delivery.maildir else None,
+        checks={"dnswl": _lists(config)},
+    )
+
+
+def _lists(config: Config) -> tuple[ListSettings, ...]:
+    return tuple(
+        ListSettings(
+            zone=entry.zone,
+            display_zone=entry.display_zone,
+            accept=patterns(entry.accept),
+            errors=patterns(entry.errors),
+            selftest=entry.selftest,
+            txt=entry.txt,
+            override_spf=patterns(entry.override_spf),
+            report_none=entry.report_none,
+        )
+        for entry in config.dnswl
     )
 
 

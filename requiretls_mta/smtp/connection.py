@@ -11,6 +11,8 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from requiretls_mta.checks.interfaces import Client
+from requiretls_mta.checks.pipeline import Pipeline, SessionChecks
 from requiretls_mta.message import reply
 from requiretls_mta.message.ports import Events, NoEvents
 from requiretls_mta.message.reply import Reply, quote
@@ -34,6 +36,8 @@ class ConnectionSession(DataSession):
     client_address: Any = None
     """Where the client is, as the factory was told; None: the transport says."""
     count: ConnectionCount | None = None
+    pipeline: Pipeline | None = None
+    """The checks that the client and its mail have to pass."""
     on_end: Callable[[ConnectionSession], None] | None = None
     stopping = False
     """Whether the session is to end as soon as no message is under way."""
@@ -47,6 +51,7 @@ class ConnectionSession(DataSession):
         self._counted = False
         self._started = 0.0
         self.peer = Peer(address=None)
+        self.checks: SessionChecks | None = None
 
     # --- its beginning ----------------------------------------------------------------------------------------
 
@@ -68,6 +73,17 @@ class ConnectionSession(DataSession):
             return
         self.events.emit("connected", session=self.id, client=self.peer.address, listener=self.listener)
         transport.write(b"220 " + self.greeting() + b"\r\n")
+        if self.pipeline is not None:
+            self.checks = self.pipeline.begin(self._client())
+
+    def _client(self) -> Client:
+        return Client(
+            session=self.id,
+            address=self.peer.address,
+            listener=self.listener,
+            service=self.settings.service,
+            via_proxy=self.peer.via_proxy,
+        )
 
     def greeting(self) -> bytes:
         """The text of the greeting."""
@@ -122,6 +138,8 @@ class ConnectionSession(DataSession):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """A message whose end was not seen never was."""
         self.reset()
+        if self.checks is not None:
+            self.checks.stop()
         if self._counted and self.count is not None:
             self.count.leave(self.peer)
         super().connectionLost(reason)

@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Protocol
 
+from requiretls_mta.checks.pipeline import Pipeline
 from requiretls_mta.message.ports import Events, NoEvents
 from requiretls_mta.smtp._stock import ESMTP, SMTP, SMTPFactory
 from requiretls_mta.smtp.connection import ConnectionSession
@@ -43,6 +44,7 @@ class RequireTLSESMTPFactory(SMTPFactory):
         promises: Collection[str] = (),
         delivery: Any = None,
         deliveryFactory: Any = None,
+        pipeline: Pipeline | None = None,
         events: Events | None = None,
         listener: str = "",
         wall: Callable[[], float] = time.time,
@@ -59,6 +61,7 @@ class RequireTLSESMTPFactory(SMTPFactory):
         self.promises = frozenset(promises)
         self.delivery = delivery
         self.deliveryFactory = deliveryFactory
+        self.pipeline = pipeline
         self.events: Events = events or NoEvents()
         self.listener = listener
         self.wall = wall
@@ -81,6 +84,7 @@ class RequireTLSESMTPFactory(SMTPFactory):
         session.settings = self.settings
         session.station = self.station
         session.promises = self.promises
+        session.pipeline = self.pipeline
         session.events = self.events
         session.listener = self.listener
         session.client_address = addr

@@ -9,6 +9,7 @@ import attrs
 from twisted.internet.defer import Deferred
 from zope.interface import Interface
 
+from requiretls_mta.checks.pipeline import TransactionChecks
 from requiretls_mta.message.content import Content
 from requiretls_mta.message.envelope import Envelope, Recipient
 from requiretls_mta.message.reply import Reply
@@ -51,6 +52,9 @@ class Session:
     """Who authenticated."""
     started: float = 0.0
     """Unix seconds."""
+    checks: TransactionChecks | None = attrs.field(default=None, eq=False, repr=False)
+    """What the client and the envelope are checked for; None: nothing, for nothing is configured or it is trusted.
+    Whoever keeps the message asks for the verdicts on it (`TransactionChecks.message`)."""
 
 
 class Transaction(Protocol):

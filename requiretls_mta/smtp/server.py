@@ -6,6 +6,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.defer import Deferred
+
+from requiretls_mta.checks.pipeline import TransactionChecks
 from requiretls_mta.message import reply
 from requiretls_mta.message.envelope import Envelope, Recipient
 from requiretls_mta.message.reply import Reply
@@ -42,6 +45,7 @@ class RequireTLSESMTP(ConnectionSession):
     def __init__(self, chal: Any = None, contextFactory: Any = None) -> None:
         super().__init__(chal, contextFactory)
         self._recipients: list[Recipient] = []
+        self._checks: TransactionChecks | None = None
 
     # --- commands ---------------------------------------------------------------------------------------------
 
@@ -170,7 +174,11 @@ class RequireTLSESMTP(ConnectionSession):
         if refused is not None:
             self.refuse(refused)
             return
-        session = self._session()
+        checks = None
+        if self.checks is not None and not self.authenticated:
+            checks = self.checks.transaction(self._hello_name(), envelope)
+        self._checks = checks
+        session = self._session(checks)
         transaction = self.station.begin(session) if self.station else StockTransaction(self, session)
         self._transaction = transaction
         self.ask(lambda answer: self._mail_answered(envelope, answer), transaction.mail, envelope)
@@ -213,8 +221,16 @@ class RequireTLSESMTP(ConnectionSession):
         elif len(self._recipients) >= self.settings.max_recipients:
             self.refuse(reply.TOO_MANY_RECIPIENTS, recipient=str(recipient.address))
         else:
-            assert self._transaction is not None
-            self.ask(lambda answer: self._rcpt_answered(recipient, answer), self._transaction.rcpt, recipient)
+            self.ask(lambda answer: self._rcpt_answered(recipient, answer), self._checked_rcpt, recipient)
+
+    def _checked_rcpt(self, recipient: Recipient) -> Reply | Deferred[Reply]:
+        """The checks first: a transaction that has taken a recipient would not forget it again."""
+        assert self._transaction is not None
+        rcpt = self._transaction.rcpt
+        refusal = self._checks.refusal() if self._checks is not None else None
+        if isinstance(refusal, Deferred):
+            return refusal.addCallback(lambda refused: refused or rcpt(recipient))
+        return refusal or rcpt(recipient)
 
     def _rcpt_answered(self, recipient: Recipient, answer: Reply) -> None:
         if answer.is_positive:
@@ -256,21 +272,25 @@ class RequireTLSESMTP(ConnectionSession):
 
     # --- facts ------------------------------------------------------------------------------------------------
 
-    def _session(self) -> Session:
+    def _hello_name(self) -> str:
+        helo = self._helo[0]
+        return helo.decode("utf-8", "replace") if helo else ""
+
+    def _session(self, checks: TransactionChecks | None = None) -> Session:
         esmtp = self._greeted != "HELO"
         name = "LMTP" if self._greeted == "LHLO" else "ESMTP" if esmtp else "SMTP"
         if esmtp:  # RFC 3848
             name += ("S" if self.startedTLS else "") + ("A" if self.authenticated else "")
-        helo = self._helo[0]
         return Session(
             id=self.id,
             peer=self.peer,
             service=self.settings.service,
-            helo=helo.decode("utf-8", "replace") if helo else "",
+            helo=self._hello_name(),
             protocol=name,
             tls=self.tls,
             user=self.user,
             started=self.wall(),
+            checks=checks,
         )
 
     def receivedHeader(self, helo: Any, origin: Any, recipients: list[Any]) -> Any:

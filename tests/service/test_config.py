@@ -262,6 +262,7 @@ def test_an_unknown_key_comes_with_the_nearest_known_one(tmp_path, text, key, me
         ('[[requiretls.rule]]\nrequire = true\nlistener = "x"', "requiretls.rule[0].listener"),
         ('[[requiretls.rule]]\nsender = "x"', "requiretls.rule[0].require"),
         ('[[dnswl]]\nzone = "a"\n[[dnswl]]\nzone = "A"', "dnswl[1].zone"),
+        (f'[[dnswl]]\nzone = "{".".join(["a" * 60] * 4)[:190]}"', "dnswl[0].zone"),
         ('[[dnswl]]\nzone = "a"\naccept = ["127.0.[9..2].1"]', "dnswl[0].accept[0]"),
         ('[store]\nurl = "mysql://u:hush@h/d"', "store.url"),
         ('[web]\nendpoint = "haproxy:tcp:80"', "web.endpoint"),
@@ -446,10 +447,31 @@ def test_bad_next_hops(bad):
         parse_next_hop(bad, Path("/"))
 
 
+def test_known_lists_bring_their_codes(tmp_path):
+    """One line is enough for them; what is written beside it counts, and so does the name that a mirror shows."""
+    text = """
+        [[dnswl]]
+        zone = "List.dnswl.org"
+        [[dnswl]]
+        zone = "hostkarma.junkemailfilter.com"
+        selftest = "ipv4"
+        [[dnswl]]
+        zone = "key.dq.example"
+        display_zone = "list.dnswl.org"
+        [[dnswl]]
+        zone = "list.example"
+    """
+    one, two, three, four = load_config(write(tmp_path, text)).dnswl
+    assert (one.accept, one.selftest) == (("127.0.[2..15].[0..3]",), "ipv4")
+    assert (two.accept, two.selftest) == (("127.0.0.1",), "ipv4")
+    assert three.accept == one.accept
+    assert four.accept == ("127.[0..255].[0..255].[0..255]",)
+
+
 def test_keys_without_effect_are_named(tmp_path):
     """Only what was set and asks for something that is not built yet."""
-    text = '[dane]\nenabled = true\n[mta_sts]\nenabled = false\n[[dnswl]]\nzone = "a"\n[relay]\nport = 25'
-    assert without_effect(load_config(write(tmp_path, text))) == ["dnswl"]
+    text = '[dane]\nenabled = true\n[mta_sts]\nenabled = false\n[dmarc]\naction = "reject"\n[relay]\nport = 25'
+    assert without_effect(load_config(write(tmp_path, text))) == ["dmarc.action"]
     assert without_effect(load_config()) == []
 
 
