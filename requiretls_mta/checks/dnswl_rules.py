@@ -195,32 +195,26 @@ def judge(answer: Answer, settings: ListSettings) -> Finding:
     return Finding(result="none")
 
 
-def examine(answers: Mapping[str, Answer], zone_names: TestEntries, settings: ListSettings) -> dict[int, Finding]:
+def examine(answers: Mapping[str, Answer], entries: TestEntries, settings: ListSettings) -> dict[int, Finding]:
     """What the test entries say of the list, by the IP version of the clients that it is asked about.
 
     A pass is a list that can be believed; an error says why it cannot be, or, as a temperror, that nobody knows.
-    Answers to names that were not asked are taken for good ones.
     """
-    anything = attrs.evolve(settings, accept=ANY)
-    entries = {name: judge(answer, anything) for name, answer in answers.items()}
-    if settings.selftest == "off":
-        return dict.fromkeys((4, 6), _worst(f for f in entries.values() if f.result != "none"))
-    v4 = [
-        _expected(entries.get(zone_names.listed), "pass"),
-        _expected(entries.get(zone_names.unlisted), "none"),
-    ]
-    v6 = [
-        *v4,
-        _expected(entries.get(zone_names.unlisted_v6), "none"),
-        _expected(entries.get(zone_names.listed_v6), "pass"),
-    ]
-    return {4: _worst(v4), 6: _worst(v6)}
+    found = {name: tested(name, answer, entries, settings) for name, answer in answers.items()}
+    # A list that is a wildcard for IPv4 is none the better for IPv6 clients.
+    v4 = [finding for name, finding in found.items() if name in (entries.listed, entries.unlisted)]
+    return {4: _worst(v4), 6: _worst(found.values())}
 
 
-def _expected(found: Finding | None, result: Verb) -> Finding:
-    if found is None or found.result == result:
-        return Finding(result="pass")
-    return found if found.reason is not None else Finding(result="permerror", reason="selftest")
+def tested(name: str, answer: Answer, entries: TestEntries, settings: ListSettings) -> Finding:
+    """What one test entry says of the list."""
+    finding = judge(answer, attrs.evolve(settings, accept=ANY))
+    if finding.reason is not None:
+        return finding
+    is_right = (finding.result == "pass") == (name in (entries.listed, entries.listed_v6))
+    if is_right or settings.selftest == "off":
+        return Finding(result="pass", codes=finding.codes)
+    return Finding(result="permerror", reason="selftest")
 
 
 def _worst(findings: Iterable[Finding]) -> Finding:

@@ -89,6 +89,11 @@ def write(field: AuthenticationResults, *, utf8: bool = False) -> bytes:
     return ("\r\n".join(lines) + "\r\n").encode("utf-8" if utf8 else "ascii")
 
 
+def show_result(result: Result, *, utf8: bool = False) -> str:
+    """One result as it is written, unfolded."""
+    return " ".join(_words(result, utf8))
+
+
 def _words(result: Result, utf8: bool) -> list[str]:
     words = [f"{result.method}={result.result}"]
     if result.comment is not None and (utf8 or result.comment.isascii()):

@@ -18,6 +18,7 @@ from requiretls_mta.relay.settings import RelaySettings
 from requiretls_mta.relay.static_routes import StaticRoute, parse_route
 from requiretls_mta.report.dsn import ReportSettings
 from requiretls_mta.service.config import Config
+from requiretls_mta.service.config_sections import DNSWL
 from requiretls_mta.smtp.login import Login
 from requiretls_mta.smtp.settings import SessionSettings
 from requiretls_mta.tls.client import client_context
@@ -75,23 +76,21 @@ def policies(config: Config, generation: int = 0) -> Policies:
         ),
         reports=ReportSettings(hostname=config.hostname, bounce=requiretls.bounce),
         maildir=MaildirSettings(config.delivery.maildir) if config.delivery.maildir else None,
-        checks={"dnswl": _lists(config)},
+        checks={"dnswl": tuple(map(list_settings, config.dnswl))},
     )
 
 
-def _lists(config: Config) -> tuple[ListSettings, ...]:
-    return tuple(
-        ListSettings(
-            zone=entry.zone,
-            display_zone=entry.display_zone,
-            accept=patterns(entry.accept),
-            errors=patterns(entry.errors),
-            selftest=entry.selftest,
-            txt=entry.txt,
-            override_spf=patterns(entry.override_spf),
-            report_none=entry.report_none,
-        )
-        for entry in config.dnswl
+def list_settings(entry: DNSWL) -> ListSettings:
+    """What a `[[dnswl]]` table means to the check."""
+    return ListSettings(
+        zone=entry.zone,
+        display_zone=entry.display_zone,
+        accept=patterns(entry.accept),
+        errors=patterns(entry.errors),
+        selftest=entry.selftest,
+        txt=entry.txt,
+        override_spf=patterns(entry.override_spf),
+        report_none=entry.report_none,
     )
 
 

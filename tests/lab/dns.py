@@ -107,6 +107,8 @@ class Zone:
     records: tuple[str, ...]
     signed: bool
     bogus: bool
+    elsewhere: tuple[str, int] | None = None
+    """Who serves it instead of knot, as far as unbound is concerned."""
 
 
 class Lab:
@@ -130,16 +132,27 @@ class Lab:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def zone(self, name: str, records: list[str], *, signed: bool = True, bogus: bool = False) -> None:
+    def zone(
+        self,
+        name: str,
+        records: list[str],
+        *,
+        signed: bool = True,
+        bogus: bool = False,
+        elsewhere: tuple[str, int] | None = None,
+    ) -> None:
         """Add a zone before `start`. Records are zone file lines relative to it; SOA and NS are there already.
 
         `bogus`: signed, but the parent's DS record does not fit its key, so that a validating server refuses it.
+        `elsewhere`: the address of another server that unbound asks for it, such as rbldnsd.
         `signed=False` below a signed parent is an insecure delegation, proved by the parent.
         """
         name = name.rstrip(".").lower()
         assert name.endswith("." + ROOT), f"{name} is not below {ROOT}."
         assert not self._processes, "the lab is running"
-        self.zones[name] = Zone(name=name, records=tuple(records), signed=signed or bogus, bogus=bogus)
+        self.zones[name] = Zone(
+            name=name, records=tuple(records), signed=signed or bogus, bogus=bogus, elsewhere=elsewhere
+        )
 
     def start(self) -> None:
         """Start both servers and wait until they answer (about a second)."""
@@ -197,9 +210,10 @@ class Lab:
     def _unbound_config(self, anchor: str) -> str:
         head = _UNBOUND.format(port=self.resolver_address[1], folder=self.folder, anchor=anchor, root=ROOT)
         # Delegations name port 53: unbound is told where each zone is served instead.
-        address, port = self.authority_address
-        stubs = (f'stub-zone:\n    name: "{name}."\n    stub-addr: {address}@{port}\n' for name in self.zones)
-        return head + "".join(stubs)
+        for zone in self.zones.values():
+            address, port = zone.elsewhere or self.authority_address
+            head += f'stub-zone:\n    name: "{zone.name}."\n    stub-addr: {address}@{port}\n'
+        return head
 
     def _make_keys(self, config: Path) -> dict[str, str]:
         """A key for each signed zone, and its DS record."""

@@ -10,6 +10,7 @@ PACKAGES = {
     "knotd": "knot",
     "keymgr": "knot",
     "unbound": "unbound",
+    "rbldnsd": "rbldnsd",
     "postfix": "postfix",
     "swaks": "swaks",
     "haproxy": "haproxy",
