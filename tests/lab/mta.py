@@ -35,6 +35,8 @@ def free_port(*addresses):
 class MTA:
     """One instance in a folder of its own; `config` is the text of its TOML file, without `state` and `log`."""
 
+    twistd = (BIN / "twistd",)
+
     def __init__(self, folder, config, probe, *, options=()):
         self.folder, self.probe = folder, probe
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +48,7 @@ class MTA:
 
     def start(self, *, wait=True):
         """Start it; returns when it answers."""
-        command = [BIN / "twistd", "-n", "--pidfile=", *self.options, "requiretls-mta", "--config", self.file]
+        command = [*self.twistd, "-n", "--pidfile=", *self.options, "requiretls-mta", "--config", self.file]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=subprocess.STDOUT)
         if wait:
