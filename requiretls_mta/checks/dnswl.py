@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
-from typing import TypeVar
 
 import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, TimeoutError, gatherResults, succeed  # noqa: A004
 from zope.interface import implementer
 
-from requiretls_mta.checks import interfaces
 from requiretls_mta.checks.dnswl_health import Health
 from requiretls_mta.checks.dnswl_rules import (
-    Client,
+    ClientIP,
     Finding,
     ListSettings,
     client_of,
@@ -23,13 +21,14 @@ from requiretls_mta.checks.dnswl_rules import (
     query_name,
     report,
 )
-from requiretls_mta.checks.interfaces import ICheck, ICheckPlugin, Stage, Subject, Tools, Verdict
+from requiretls_mta.checks.interfaces import Client, ICheck, ICheckPlugin, Stage, Subject, Tools, Verdict
 from requiretls_mta.dns.answer import Answer
 
 PATIENCE = 5.0  # seconds for one list, whatever the resolver's own limit
+MOST_AT_ONCE = 100
+"""Look-ups of one list under way; a list that hangs must not take the resolver from all others."""
 TEXT_PATIENCE = 1.0  # seconds behind the A record, for text and DNSSEC
 _TIMED_OUT = Finding(result="temperror", reason="timeout")
-T = TypeVar("T")
 
 
 @attrs.frozen(kw_only=True)
@@ -46,21 +45,25 @@ class Whitelist:
         self.settings = settings
         self._clock = tools.clock
         self._resolver = tools.resolver
+        self._under_way = 0
         self.health = Health(settings, clock=tools.clock, resolver=tools.resolver, events=tools.events, chance=chance)
 
-    def look_up(self, client: Client) -> Deferred[Finding]:
+    def look_up(self, client: ClientIP) -> Deferred[Finding]:
         """What the list says about a client, within `PATIENCE`; never fails, except when it is cancelled."""
         known = self.health.bypass(client)
+        if known is None and self._under_way >= MOST_AT_ONCE:
+            known = _TIMED_OUT
         if known is not None:
             return succeed(known)
         asked = Deferred.fromCoroutine(self._ask(client))
         return asked.addTimeout(PATIENCE, self._clock, onTimeoutCancel=lambda *_: self._heard(client, _TIMED_OUT))
 
-    def _heard(self, client: Client, finding: Finding) -> Finding:
+    def _heard(self, client: ClientIP, finding: Finding) -> Finding:
         self.health.heard(client, finding)
         return finding
 
-    async def _ask(self, client: Client) -> Finding:
+    async def _ask(self, client: ClientIP) -> Finding:
+        self._under_way += 1
         settings, name = self.settings, query_name(client, self.settings.zone)
         a = self._resolver.resolve(name, "A")
         trouble = self.health.trouble(client)
@@ -80,6 +83,7 @@ class Whitelist:
             validating = anchor is not None and anchor.is_secure
             return self._heard(client, complete(finding, answer, text, settings, validating=validating))
         finally:
+            self._under_way -= 1
             for unneeded in (a, trouble, txt, root):
                 if unneeded is not None:
                     unneeded.addErrback(lambda _: None)
@@ -132,7 +136,7 @@ class DNSWLCheck(Service):
         asked = gatherResults([one.look_up(client) for one in lists], consumeErrors=True)
         return asked.addCallback(self._found, lists, subject.client)
 
-    def _found(self, findings: list[Finding], lists: tuple[Whitelist, ...], client: interfaces.Client) -> Verdict:
+    def _found(self, findings: list[Finding], lists: tuple[Whitelist, ...], client: Client) -> Verdict:
         found = tuple(zip((one.settings for one in lists), findings, strict=True))
         for settings, finding in found:
             self._tools.events.emit(

@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from requiretls_mta.checks.dnswl_rules import Client, Finding, ListSettings, examine, selftest_names
+from requiretls_mta.checks.dnswl_rules import ClientIP, Finding, ListSettings, examine, selftest_names
 from requiretls_mta.dns.answer import Answer, Resolver
 from requiretls_mta.message.ports import Events
 
@@ -55,7 +55,7 @@ class Health:
         self._open: Finding | None = None
         self._failures = 0
         self._pauses = 0
-        self._recent: OrderedDict[Client, bool] = OrderedDict()
+        self._recent: OrderedDict[ClientIP, bool] = OrderedDict()
         self._alarmed = False
         self._probing: Deferred[None] | None = None
         self._waiting: list[tuple[int, Deferred[Finding | None]]] = []
@@ -74,11 +74,11 @@ class Health:
         if self._probing is not None:
             self._probing.cancel()
 
-    def bypass(self, client: Client) -> Finding | None:
+    def bypass(self, client: ClientIP) -> Finding | None:
         """Why the list is not even asked; None when it is."""
         return self._open or self._trouble.get(client.version)
 
-    def trouble(self, client: Client) -> Deferred[Finding | None]:
+    def trouble(self, client: ClientIP) -> Deferred[Finding | None]:
         """Why an answer about this client cannot be believed; waits for the first test."""
         version = client.version
         if version in self._tested:
@@ -88,7 +88,7 @@ class Health:
         self.test()
         return waiter
 
-    def heard(self, client: Client, finding: Finding) -> None:
+    def heard(self, client: ClientIP, finding: Finding) -> None:
         """Take note of what a look-up came to."""
         if finding.result == "temperror":
             self._failures += 1
@@ -179,7 +179,7 @@ class Health:
             self._timer.cancel()
         self._timer = self._clock.callLater(seconds * (1 - 0.2 * self._chance()), self.test)
 
-    def _watch(self, client: Client, passes: bool) -> None:
+    def _watch(self, client: ClientIP, passes: bool) -> None:
         self._recent[client] = passes
         self._recent.move_to_end(client)
         if len(self._recent) > WATCHED:

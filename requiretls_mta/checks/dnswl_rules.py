@@ -15,7 +15,7 @@ from requiretls_mta.checks.dnswl_text import Text, reportable
 from requiretls_mta.dns.answer import Answer, Status
 from requiretls_mta.message.authres import Property, Result
 
-Client = ipaddress.IPv4Address | ipaddress.IPv6Address
+ClientIP = ipaddress.IPv4Address | ipaddress.IPv6Address
 Code = ipaddress.IPv4Address
 """An A record of a list: a bit mask or a number, never the address of a host."""
 Verb = Literal["pass", "none", "temperror", "permerror"]
@@ -119,7 +119,7 @@ class Finding:
 # --- names ----------------------------------------------------------------------------------------------------------
 
 
-def client_of(address: str | None) -> Client | None:
+def client_of(address: str | None) -> ClientIP | None:
     """The client that lists can know; None for UNIX sockets and for private, loopback, link-local and ULA addresses."""
     if address is None:
         return None
@@ -131,7 +131,7 @@ def client_of(address: str | None) -> Client | None:
     return client
 
 
-def query_name(client: Client, zone: str) -> str:
+def query_name(client: ClientIP, zone: str) -> str:
     """The name to ask for: reversed octets, or the 32 nibbles of an IPv6 address (RFC 5782 2.1, 2.4)."""
     if isinstance(client, ipaddress.IPv6Address):
         return ".".join(reversed(client.packed.hex())) + f".{zone}."

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from requiretls_mta.checks.dnswl import Whitelist
 from requiretls_mta.checks.dnswl_rules import (
-    Client,
+    ClientIP,
     Finding,
     ListSettings,
     examine,
@@ -90,7 +90,7 @@ def run(config: Config, work: Callable[[Tools], Coroutine[Deferred[Any], Any, T]
     return result
 
 
-async def look_up(tools: Tools, client: Client, lists: list[ListSettings]) -> dict[str, Any]:
+async def look_up(tools: Tools, client: ClientIP, lists: list[ListSettings]) -> dict[str, Any]:
     """What each list says, with the raw answers behind it."""
     whitelists = [Whitelist(settings, tools) for settings in lists]
     findings = await gatherResults([one.look_up(client) for one in whitelists])
@@ -132,7 +132,7 @@ async def test(resolver: Resolver, settings: ListSettings) -> dict[str, Any]:
     }
 
 
-def _client(text: str | None) -> Client:
+def _client(text: str | None) -> ClientIP:
     try:
         client = ipaddress.ip_address(text or "")
     except ValueError:

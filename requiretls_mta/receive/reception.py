@@ -162,7 +162,8 @@ class Reception:
             envelope=envelope,
             body=body,
             content=content,
-            prepend=self._results(verdicts)
+            # Outside ASCII only where it goes nowhere without SMTPUTF8 anyway (RFC 6531 3.2).
+            prepend=self._results(verdicts, utf8=envelope.smtputf8 and content.eight_bit_header)
             + received_field(envelope, self._session, hostname=self._settings.hostname, queue_id=self._id, now=now),
             # RFC 8601 5: of whoever is trusted as ourselves, what is said in our name is kept.
             cuts=() if self._station.trusted else authres.forged(header, self._settings.authserv_id),
@@ -170,14 +171,13 @@ class Reception:
             listener=self._session.peer.listener,
         )
 
-    def _results(self, verdicts: Sequence[Verdict]) -> bytes:
+    def _results(self, verdicts: Sequence[Verdict], *, utf8: bool) -> bytes:
         """One field for all checks, above all other trace (RFC 8601 4); none where nothing was checked."""
         if not verdicts:
             return b""
-        assert self._envelope is not None
         results = tuple(result for verdict in verdicts for result in verdict.results)
         field = authres.AuthenticationResults(self._settings.authserv_id, results)
-        return authres.write(field, utf8=self._envelope.smtputf8)
+        return authres.write(field, utf8=utf8)
 
     def _tag(self, envelope: Envelope, header: bytes) -> Tag | None:
         """RFC 8689 4.1: the MAIL parameter decides, and only without it the header field."""

@@ -4,7 +4,7 @@ import attrs
 import pytest
 from twisted.internet.task import Clock
 
-from requiretls_mta.checks.dnswl import PATIENCE, DNSWLCheck
+from requiretls_mta.checks.dnswl import MOST_AT_ONCE, PATIENCE, DNSWLCheck
 from requiretls_mta.checks.dnswl_health import FIRST_PAUSE, MOST_FAILURES, REGULAR, SOON, WATCHED
 from requiretls_mta.checks.dnswl_rules import ListSettings, client_of, patterns, query_name, selftest_names
 from requiretls_mta.checks.interfaces import Client, Subject, Tools
@@ -278,6 +278,22 @@ def test_one_bad_answer_is_looked_into():
     bench.says()
     assert bench.events.states() == [("critical", "bad", "bad-answer")]
     assert bench.says("192.0.2.2") == f"dnswl=permerror reason=bad-answer {HERE}"
+
+
+def test_a_hanging_list_takes_the_resolver_from_nobody():
+    """A hundred look-ups under way are enough: further clients are not asked about, and the others end in time."""
+    bench = Bench()
+    clients = [f"198.51.100.{n}" for n in range(MOST_AT_ONCE + 1)]
+    for client in clients:
+        bench.on(client, "A", None)
+    waiting = [bench.begin(client) for client in clients[:-1]]
+    assert bench.says(clients[-1]) == f"dnswl=temperror reason=timeout {HERE}"
+    bench.clock.advance(PATIENCE)
+    assert all(one.called for one in waiting)
+    assert bench.events.states() == [("error", "failing", "timeout")]
+    bench.clock.advance(SOON)
+    bench.on(V4, "A", LISTED)
+    assert bench.says().startswith("dnswl=pass")
 
 
 def test_lists_in_order():

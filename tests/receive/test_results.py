@@ -46,11 +46,16 @@ def test_one_field_for_all_checks_above_all_other_trace():
     assert checks.seen == [(b"Subject: x\r\n", data)]
 
 
-def test_outside_ascii_with_smtputf8():
-    """38: only there."""
+@pytest.mark.parametrize(
+    ("header", "recipient", "utf8"),
+    [("Subject: ü", "anna@example.org", True), ("Subject: x", "jürgen@example.org", False)],
+)
+def test_outside_ascii_only_where_smtputf8_is_needed_anyway(header, recipient, utf8):
+    """38, 39: what we add is no reason for the next hop to refuse a message that it could have had."""
     bench = Bench()
-    send(bench.begin(checks=Checks((Verdict(check="dnswl", results=(DNSWL,)),))), b"\r\n", smtputf8=True)
-    assert "bücher.example".encode() in stored(bench)
+    transaction = bench.begin(checks=Checks((Verdict(check="dnswl", results=(DNSWL,)),)))
+    send(transaction, f"{header}\r\n\r\n".encode(), recipients=[recipient], smtputf8=True)
+    assert ("bücher.example".encode() in stored(bench)) == utf8
 
 
 @pytest.mark.parametrize(
