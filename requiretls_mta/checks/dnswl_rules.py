@@ -23,6 +23,8 @@ Verb = Literal["pass", "none", "temperror", "permerror"]
 
 LONGEST_ZONE = 253 - 64
 """Characters: 32 nibbles and their dots stand in front of it."""
+MOST_CODES = 20
+"""Different codes for one client; no list means more, and all of them are reported."""
 _LOOPBACK = ipaddress.ip_network("127.0.0.0/8")
 # Documentation networks are as public as any to us, though `ipaddress` calls them private.
 _IPV4_AT_HOME = "0.0.0.0/8 10.0.0.0/8 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.168.0.0/16"
@@ -186,7 +188,7 @@ def judge(answer: Answer, settings: ListSettings) -> Finding:
         return Finding(result="temperror", reason=_REASONS.get(answer.rcode, "servfail"))
     codes = tuple(sorted({Code(record.address) for record in answer.records if isinstance(record, A)}))
     # RFC 5782 2.1: lists answer with 127/8. Whoever sells a dead list's domain answers with a host.
-    if not all(code in _LOOPBACK for code in codes):
+    if len(codes) > MOST_CODES or not all(code in _LOOPBACK for code in codes):
         return Finding(result="permerror", reason="bad-answer")
     if any(pattern.matches(code) for pattern in settings.errors for code in codes):
         return Finding(result="permerror", reason="over-quota", codes=codes)

@@ -2,13 +2,15 @@
 
 import attrs
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
 from requiretls_mta.checks.dnswl import MOST_AT_ONCE, PATIENCE, DNSWLCheck
 from requiretls_mta.checks.dnswl_health import FIRST_PAUSE, MOST_FAILURES, REGULAR, SOON, WATCHED
 from requiretls_mta.checks.dnswl_rules import ListSettings, client_of, patterns, query_name, selftest_names
 from requiretls_mta.checks.interfaces import Client, Subject, Tools
-from requiretls_mta.message.authres import AuthenticationResults, write
+from requiretls_mta.message.authres import AuthenticationResults, parse, write
 from tests.checks.answers import answer, failure
 from tests.checks.fakes import FakeResolver, RecordedEvents
 
@@ -409,6 +411,33 @@ def test_each_look_up_is_an_event():
     assert (first["level"], first["session"], first["client"], first["zone"]) == ("info", "s1", V4, ZONE)
     assert (first["result"], first["codes"], first["domain"]) == ("pass", ["127.0.0.2"], "a.example")
     assert (second["level"], second["result"]) == ("debug", "none")
+
+
+CODES = st.one_of(
+    st.lists(st.integers(0, 255).map("127.0.0.{}".format), max_size=30),
+    st.lists(st.ip_addresses(v=4).map(str), max_size=3),
+)
+TEXTS = st.lists(
+    st.one_of(
+        st.binary(max_size=255), st.text(max_size=60).map(lambda t: f"a.example {t}".encode("utf-8", "surrogatepass"))
+    ),
+    max_size=3,
+)
+
+
+@given(CODES, TEXTS, st.sampled_from(["domain", "any"]), st.sampled_from(["NOERROR", "NXDOMAIN"]))
+def test_whatever_the_dns_says_the_field_is_sound(codes, texts, txt, rcode):
+    """88: a field that reads back, on legal lines, without anything in it that the list could have put there."""
+    bench = Bench(attrs.evolve(LIST, txt=txt))
+    bench.on(V4, "A", answer("A", *codes, rcode=rcode))
+    bench.on(V4, "TXT", answer("TXT", *texts))
+    (result,) = bench.begin(V4).result.results
+    field = write(AuthenticationResults("mta.example.org", (result,)), utf8=True)
+    read = parse(field.partition(b":")[2].removesuffix(b"\r\n"))
+    assert read.results == (result,)
+    lines = field.removesuffix(b"\r\n").split(b"\r\n")
+    assert all(len(line) <= 998 and line.startswith(b" ") for line in lines[1:])
+    assert result.result != "pass" or all(code.startswith("127.") for code in codes)
 
 
 def test_a_reload_keeps_the_state_of_lists_that_stay():

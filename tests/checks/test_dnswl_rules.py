@@ -184,6 +184,7 @@ KARMA = attrs.evolve(LIST, accept=patterns(["127.0.0.1"]), selftest="off")
             answer("A", "127.0.1.2", "127.0.1.1", "127.0.1.1"),
             f'dnswl=pass {HERE} policy.ip="127.0.1.1,127.0.1.2"',
         ),
+        (0, LIST, answer("A", *(f"127.0.1.{n}" for n in range(21))), f"dnswl=permerror reason=bad-answer {HERE}"),
         (29, TRUSTED, answer("A", "127.0.5.0"), f"dnswl=none {HERE}"),
         (30, MASKED, answer("A", "127.0.0.6"), f"dnswl=pass {HERE} policy.ip=127.0.0.6"),
         (30, MASKED, answer("A", "127.0.0.2"), f"dnswl=none {HERE}"),
