@@ -24,6 +24,9 @@ from requiretls_mta.receive.settings import Settings
 from requiretls_mta.receive.trace import received_field
 from requiretls_mta.smtp.interfaces import Session
 
+MOST_FORGED = 100
+"""Fields in our name that are taken out of a message; whoever brings more does not mean mail."""
+Cuts = tuple[tuple[int, int], ...]
 _SUBMISSION = ("submission", "submissions")
 
 
@@ -119,13 +122,18 @@ class Reception:
             if headers.exceeds(header, b"received", self._settings.received_hops):
                 writer.abort()
                 return reply.TOO_MANY_HOPS
+            # RFC 8601 5: of whoever is trusted as ourselves, what is said in our name is kept.
+            forged = () if self._station.trusted else authres.forged(header, self._settings.authserv_id)
+            if len(forged) > MOST_FORGED:
+                writer.abort()
+                return reply.TOO_MANY_FORGED
             body = await writer.finish()
             checks = self._session.checks
             verdicts = await checks.message(header, body) if checks is not None else ()
             if (refused := refusal_of(verdicts)) is not None:
                 writer.abort()
                 return refused
-            message = self._message(content, header, body, verdicts)
+            message = self._message(content, header, body, verdicts=verdicts, cuts=forged)
             await self._station.admission.admit(message)
         except StoreFull:
             writer.abort()
@@ -151,7 +159,9 @@ class Reception:
         )
         return reply.queued(self._id)
 
-    def _message(self, content: Content, header: bytes, body: Body, verdicts: Sequence[Verdict]) -> Message:
+    def _message(
+        self, content: Content, header: bytes, body: Body, *, verdicts: Sequence[Verdict], cuts: Cuts
+    ) -> Message:
         assert self._envelope is not None
         now = self._station.wall()
         envelope, tag = self._envelope, self._tag(self._envelope, header)
@@ -165,8 +175,7 @@ class Reception:
             # Outside ASCII only where it goes nowhere without SMTPUTF8 anyway (RFC 6531 3.2).
             prepend=self._results(verdicts, utf8=envelope.smtputf8 and content.eight_bit_header)
             + received_field(envelope, self._session, hostname=self._settings.hostname, queue_id=self._id, now=now),
-            # RFC 8601 5: of whoever is trusted as ourselves, what is said in our name is kept.
-            cuts=() if self._station.trusted else authres.forged(header, self._settings.authserv_id),
+            cuts=cuts,
             received=now,
             listener=self._session.peer.listener,
         )

@@ -5,6 +5,7 @@ import pytest
 from twisted.internet.defer import succeed
 
 from requiretls_mta.checks.interfaces import Verdict
+from requiretls_mta.message import reply
 from requiretls_mta.message.authres import Property, Result
 from requiretls_mta.message.reply import Reply
 from tests.receive.test_reception import SETTINGS, Bench, send
@@ -93,6 +94,14 @@ def test_what_others_say_in_our_name_is_taken_out():
         (message,) = bench.store.accepted
         assert message.body.data == MESSAGE
         assert checks.seen[0][1] == MESSAGE  # 76: the octets that a signature covers
+
+
+def test_who_brings_more_than_a_few_is_refused():
+    """Each is a cut to be made at each sending; a hundred are enough."""
+    bench = Bench()
+    assert send(bench.begin(), b"A: b\r\n" + FORGED * 101 + b"\r\n") == reply.TOO_MANY_FORGED
+    assert bench.store.writers[0].aborted
+    assert send(bench.begin(), b"A: b\r\n" + FORGED * 100 + b"\r\n").code == 250
 
 
 def test_what_we_said_ourselves_stays():
