@@ -10,7 +10,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, TimeoutError, gatherResults, succeed  # noqa: A004
 from zope.interface import implementer
 
-from requiretls_mta.checks.dnswl_health import Health
+from requiretls_mta.checks.dnswl_health import Health, first_of_all
 from requiretls_mta.checks.dnswl_rules import (
     ClientIP,
     Finding,
@@ -134,7 +134,7 @@ class DNSWLCheck(Service):
             return None
         lists = self._lists
         asked = gatherResults([one.look_up(client) for one in lists], consumeErrors=True)
-        return asked.addCallback(self._found, lists, subject.client)
+        return asked.addErrback(first_of_all).addCallback(self._found, lists, subject.client)
 
     def _found(self, findings: list[Finding], lists: tuple[Whitelist, ...], client: Client) -> Verdict:
         found = tuple(zip((one.settings for one in lists), findings, strict=True))

@@ -10,7 +10,7 @@ import random
 from collections import OrderedDict
 from collections.abc import Callable
 
-from twisted.internet.defer import CancelledError, Deferred, gatherResults, succeed
+from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -29,6 +29,11 @@ WATCHED = 20
 _REFUSALS = frozenset({"over-quota", "refused"})
 
 _log = Logger()
+
+
+def first_of_all(failure: Failure) -> Failure:
+    """The failure behind that of `gatherResults`; most of all, a cancellation is one."""
+    return failure.value.subFailure if isinstance(failure.value, FirstError) else failure
 
 
 class Health:
@@ -56,7 +61,7 @@ class Health:
         self._failures = 0
         self._pauses = 0
         self._recent: OrderedDict[ClientIP, bool] = OrderedDict()
-        self._alarmed = False
+        self._alarmed_at = -REGULAR
         self._probing: Deferred[None] | None = None
         self._waiting: list[tuple[int, Deferred[Finding | None]]] = []
         self._timer: IDelayedCall | None = None
@@ -114,7 +119,8 @@ class Health:
         self._tested_at = self._clock.seconds()
         names = self._names.asked(self._settings)
         asked = gatherResults([self._resolver.resolve(name, "A") for name in names], consumeErrors=True)
-        self._probing = asked.addCallback(self._examined, names).addErrback(self._test_failed)
+        examined = asked.addErrback(first_of_all).addCallback(self._examined, names)
+        self._probing = examined.addErrback(self._test_failed)
         if asked.called:
             self._probing = None
 
@@ -184,11 +190,12 @@ class Health:
         self._recent.move_to_end(client)
         if len(self._recent) > WATCHED:
             self._recent.popitem(last=False)
-        everybody = len(self._recent) == WATCHED and all(self._recent.values())
-        if everybody and not self._alarmed:
+        now = self._clock.seconds()
+        # Where most mail comes from a few large senders this may well be so: it is not told again and again.
+        if len(self._recent) == WATCHED and all(self._recent.values()) and now - self._alarmed_at >= REGULAR:
+            self._alarmed_at = now
             self._tell("critical", "suspect", None, f"whitelist listed each of the last {WATCHED} clients")
             self.test()
-        self._alarmed = everybody
 
     def _tell(self, level: str, state: str, reason: str | None, message: str) -> None:
         zone = self._settings.display_zone

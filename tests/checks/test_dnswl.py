@@ -10,9 +10,11 @@ from requiretls_mta.checks.dnswl import MOST_AT_ONCE, PATIENCE, DNSWLCheck
 from requiretls_mta.checks.dnswl_health import FIRST_PAUSE, MOST_FAILURES, REGULAR, SOON, WATCHED
 from requiretls_mta.checks.dnswl_rules import ListSettings, client_of, patterns, query_name, selftest_names
 from requiretls_mta.checks.interfaces import Client, Subject, Tools
+from requiretls_mta.checks.pipeline import Pipeline
 from requiretls_mta.message.authres import AuthenticationResults, parse, write
 from tests.checks.answers import answer, failure
 from tests.checks.fakes import FakeResolver, RecordedEvents
+from tests.smtp.test_session import failures
 
 ZONE = "list.dnswl.example"
 LIST = ListSettings(zone=ZONE, display_zone=ZONE)
@@ -338,6 +340,24 @@ def test_a_client_that_leaves():
     assert bench.says("192.0.2.5") == f"dnswl=none {HERE}"
 
 
+def test_leaving_and_stopping_are_no_failures():
+    """A session that ends, and a service that stops, while questions are under way: nothing is logged."""
+    with failures() as logged:
+        bench = Bench()
+        bench.on(V4, "A", None)
+        bench.resolver.on(bench.names.unlisted, "A", None)
+        bench.check.startService()
+        session = Pipeline([bench.check], clock=bench.clock, events=bench.events).begin(
+            Client(session="s1", address=V4)
+        )
+        session.stop()
+        bench.check.stopService()
+        assert bench.resolver.waiting == []
+        assert bench.clock.getDelayedCalls() == []
+    assert logged == []
+    assert bench.events.seen == []
+
+
 def test_the_key_in_a_zone_is_shown_to_nobody():
     """83: neither in the field nor in any event."""
     keyed = attrs.evolve(LIST, zone=f"abc123key.{ZONE}")
@@ -395,6 +415,9 @@ def test_everybody_passes():
     assert bench.events.states() == []
     count = bench.resolver.count(bench.names.unlisted)
     for client in clients[WATCHED - 1 :]:
+        bench.says(client)
+    bench.says("198.51.100.1")
+    for client in clients:
         bench.says(client)
     assert bench.events.states() == [("critical", "suspect", None)]
     assert bench.resolver.count(bench.names.unlisted) == count + 1
