@@ -66,6 +66,7 @@ class Pipeline:
     ) -> None:
         """`applies` says whether a client is to be checked: who is trusted is neither looked up nor delayed."""
         self._checks = tuple(checks)
+        self._more_to_come = any(check.stage != Stage.CONNECTION for check in self._checks)
         self._clock = clock
         self._events = events
         self._applies = applies
@@ -74,7 +75,8 @@ class Pipeline:
         """A client has connected; None when there is nothing to check."""
         if not self._checks or not self._applies(client):
             return None
-        return SessionChecks(self, client)
+        running = self.start(Stage.CONNECTION, Subject(client=client))
+        return SessionChecks(self, client, running) if running or self._more_to_come else None
 
     def start(self, stage: Stage, subject: Subject) -> list[Running]:
         """Begin the checks of a stage."""
@@ -141,10 +143,10 @@ class Running:
 class SessionChecks:
     """The checks of one session."""
 
-    def __init__(self, pipeline: Pipeline, client: Client) -> None:
+    def __init__(self, pipeline: Pipeline, client: Client, running: Sequence[Running]) -> None:
         self._pipeline = pipeline
         self._client = client
-        self._running = pipeline.start(Stage.CONNECTION, Subject(client=client))
+        self._running = running
         self._of_transaction: TransactionChecks | None = None
 
     def transaction(self, helo: str, envelope: Envelope) -> TransactionChecks:

@@ -162,13 +162,14 @@ def test_a_check_that_fails_later_is_no_reason_to_fail():
 
 
 def test_a_check_may_have_nothing_to_say():
-    """None: no verdict at all, so that nothing is reported as looked at."""
+    """None: no verdict at all, so that nothing is reported as looked at; where no other follows, nothing is kept."""
 
     class Silent(Check):
         def begin(self, subject):
             return None
 
-    assert message(Bench(Silent("a")).transaction()) == ()
+    assert Bench(Silent("a")).begin() is None
+    assert message(Bench(Silent("a"), Silent("b", Stage.MESSAGE)).transaction()) == ()
 
 
 TOOLS = Tools(clock=Clock(), resolver=FakeResolver(), events=RecordedEvents())

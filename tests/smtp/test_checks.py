@@ -6,8 +6,10 @@ from twisted.internet.defer import Deferred, succeed
 from requiretls_mta.checks.interfaces import Stage, Verdict
 from requiretls_mta.checks.pipeline import Pipeline
 from requiretls_mta.message.reply import Reply
+from requiretls_mta.message.stored import BytesBody
 from tests.checks.test_pipeline import Check
 from tests.smtp.memory import Memory
+from tests.smtp.test_stock import KeepingDelivery
 
 NO = Reply(550, "5.7.1", "No")
 REFUSED = b"550 5.7.1 No\r\n"
@@ -82,6 +84,21 @@ def test_a_client_that_leaves_takes_its_checks_along():
     line.transport.loseConnection()
     assert check.cancelled == 1
     assert [call for call in memory.clock.getDelayedCalls() if call.active()] == []
+
+
+def test_an_application_s_own_delivery_has_the_checks():
+    """A factory of somebody else's, given a pipeline: refusals count there too, and the delivery may ask."""
+    delivery = KeepingDelivery()
+    check = Check("a", needed=Stage.RECIPIENT)
+    memory = listener(check, stock=True, delivery=delivery)
+    line = memory.connect()
+    script = "EHLO x.example\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<console@d.example>\r\nDATA\r\nx: y\r\n\r\n.\r\n"
+    assert line.ask(script).endswith(b"250 2.1.0 Sender ok\r\n")
+    verdict = Verdict(check="a")
+    check.deferreds[0].callback(verdict)
+    assert line.said().startswith(b"250 2.1.5 Recipient ok\r\n354 ")
+    ((_, session),) = delivery.told
+    assert session.checks.message(b"", BytesBody(b"")).result == (verdict,)
 
 
 def test_a_client_too_many_is_not_checked():
