@@ -141,7 +141,7 @@ class DNSWLCheck(Service):
         for settings, finding in found:
             self._tools.events.emit(
                 "dnswl",
-                level="debug" if finding.result == "none" else "info",
+                level="info" if finding.result == "pass" else "debug",  # what is wrong is told when it goes wrong
                 session=client.session,
                 client=client.address,
                 zone=settings.display_zone,

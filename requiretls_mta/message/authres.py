@@ -36,6 +36,11 @@ def _keyword(_: object, attribute: attrs.Attribute[str], text: str) -> None:
         raise ValueError(f"{attribute.name} {text[:50]!r} is not made of at most 40 letters, digits and inner hyphens")
 
 
+def _ascii(_: object, attribute: attrs.Attribute[str], text: str | None) -> None:
+    if text is not None and not text.isascii():
+        raise ValueError(f"{attribute.name} {text[:50]!r} has characters outside ASCII")
+
+
 def _value(_: object, attribute: attrs.Attribute[str], text: str | None) -> None:
     if text is not None and not (text.isprintable() and len(text.encode()) <= MOST_OCTETS):
         raise ValueError(f"{attribute.name} {text[:50]!r} has controls, or more than {MOST_OCTETS} octets")
@@ -51,7 +56,7 @@ class Property:
     value: str = attrs.field(validator=_value)
     quoted: bool = attrs.field(default=False, eq=False)
     """Whether it is written as a quoted-string though a token would do."""
-    in_ascii: str | None = attrs.field(default=None, eq=False, validator=_value)
+    in_ascii: str | None = attrs.field(default=None, eq=False, validator=[_value, _ascii])
     """What stands for a value outside ASCII in a message without SMTPUTF8; None: the property is left out there."""
 
 
@@ -163,12 +168,13 @@ def _is_foreign(value: bytes, ours: str) -> bool:
 
 
 def _key(authserv_id: str) -> str:
-    """What two ways to write one authserv-id have in common."""
-    name = authserv_id.strip().rstrip(".")
+    """What all ways to write one authserv-id have in common, for readers that are less particular than we are."""
+    plain = unicodedata.normalize("NFKC", authserv_id)
+    name = "".join(c for c in plain if c.isprintable() and c != " ").rstrip(".")
     try:
         return ascii_domain(name)
     except AddressError:
-        return unicodedata.normalize("NFC", name.casefold())
+        return unicodedata.normalize("NFKC", name.casefold())
 
 
 class _NotOurGrammar(Exception):

@@ -115,6 +115,12 @@ def test_names_are_keywords(word):
             make()
 
 
+def test_what_stands_for_a_value_in_ascii_is_ascii():
+    """Or the field could not be written."""
+    with pytest.raises(ValueError, match="outside ASCII"):
+        Property("policy", "txt", "ü", in_ascii="ü")
+
+
 WORDS = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9-]{0,10}[A-Za-z0-9])?", fullmatch=True).filter(
     lambda word: word.lower() != "reason"
 )
@@ -221,6 +227,10 @@ def test_fields_that_are_none(text):
         " (a(b\\)c))mta.example.org; spf=pass",
         ' "mta.ex\\ample.org"; spf=pass',
         " ｍｔａ.example.org; spf=pass",  # full-width letters are the same name to IDNA
+        ' "mta.example.org "; spf=pass',
+        " mta.example.org\u00a0; spf=pass",
+        " mta.ex\u00adample.org; spf=pass",
+        " mta.example.org\u200b; spf=pass",
         " mta.example.org/1; spf=pass",
         " mta.example.org \xff",
     ],
