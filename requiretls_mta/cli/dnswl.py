@@ -123,13 +123,19 @@ async def test(resolver: Resolver, settings: ListSettings) -> dict[str, Any]:
         "entries": [
             {
                 "name": name.removesuffix(f"{settings.zone}.") + settings.display_zone,
-                "expected": "listed" if name in listed else "not listed",
+                "expected": _expected(name in listed, settings),
                 "ok": tested(name, answer, entries, settings).result == "pass",
                 "answer": _answer(answer),
             }
             for name, answer in zip(names, answers, strict=True)
         ],
     }
+
+
+def _expected(listed: bool, settings: ListSettings) -> str:
+    if settings.selftest == "off":
+        return "answered"
+    return "listed" if listed else "not listed"
 
 
 def _client(text: str | None) -> ClientIP:
@@ -193,7 +199,9 @@ def _show_list(entry: dict[str, Any]) -> str:
 
 
 def _show_test(found: dict[str, Any]) -> str:
-    lines = [f"{found['zone']}: {'good' if found['healthy'] else 'cannot be believed'}"]
+    results = {finding["result"] for finding in found["clients"].values()}
+    state = "cannot be believed" if "permerror" in results else "cannot be tested now"
+    lines = [f"{found['zone']}: {'good' if found['healthy'] else state}"]
     for entry in found["entries"]:
         mark = "ok " if entry["ok"] else "NOT"
         lines.append(f"    {mark} {entry['name']} (to be {entry['expected']}): {_show_answer(entry['answer'])}")
