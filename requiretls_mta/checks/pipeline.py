@@ -105,8 +105,8 @@ class Running:
         self._client = client
         self._waiting: list[Deferred[None]] = []
         self._work: Deferred[Any] = begun if isinstance(begun, Deferred) else succeed(begun)
-        if not self._work.called:
-            self._work.addTimeout(check.deadline, clock)
+        # One that has been called may still wait for another that it was chained to.
+        self._work.addTimeout(check.deadline, clock)
         self._work.addCallback(self._read).addErrback(self._failed).addCallback(self._done)
 
     def wait(self) -> Deferred[None]:

@@ -130,6 +130,18 @@ def test_a_deadline_ends_the_waiting():
     assert [(e, f["check"], f["reason"]) for e, f in bench.events.seen] == [("check", "slow", "timeout")]
 
 
+def test_a_chained_answer_has_its_deadline_too():
+    """A Deferred that has been called, and waits for the next one."""
+    inner = Deferred()
+    check = Check("a", answer=succeed(None).addCallback(lambda _: inner))
+    bench = Bench(check)
+    waiting = bench.transaction().message(b"", BytesBody(b""))
+    assert not waiting.called
+    bench.clock.advance(5)
+    assert result(waiting) == (Verdict(check="a"),)
+    assert bench.clock.getDelayedCalls() == []
+
+
 def test_a_client_that_leaves_takes_its_checks_along():
     """Nothing goes on for nobody, and nobody who still waits is forgotten."""
     one, two = Check("a"), Check("b", Stage.SENDER)
