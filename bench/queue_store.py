@@ -83,8 +83,7 @@ class Plain:
     def insert(self, group):
         db = self.db
         db.execute("BEGIN IMMEDIATE")
-        for table, rows in (("message", group.messages), ("recipient", group.recipients), ("body", group.bodies)):
-            db.executemany(f"INSERT INTO {table} VALUES ({','.join('?' * len(rows[0]))})", rows)
+        db.executemany(f"INSERT INTO entering VALUES ({','.join('?' * len(group.messages[0]))})", group.messages)
 
     def work(self, jobs):
         for group in [self.gather(jobs)] if not self.inserts_here else ():

@@ -6,6 +6,7 @@ compares uses `key`, whoever writes uses `str()`, which quotes again where the g
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 import unicodedata
@@ -84,6 +85,7 @@ def parse_mailbox(text: str, *, utf8: bool = False, bare: bool = False) -> Addre
     return Address(_read_local(local_text), domain)
 
 
+@functools.lru_cache(maxsize=4096)  # of a fixed number of octets each: the same domains come again and again
 def check_domain(domain: str) -> None:
     """Raise `AddressError` unless `domain` is a host name (A- or U-labels) or an address literal."""
     if domain.startswith("["):

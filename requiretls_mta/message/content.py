@@ -62,13 +62,13 @@ class ContentScanner:
         """The header section with its last CRLF, at most the limit's number of octets."""
         return bytes(self._head if self._body_start < 0 else self._head[: self._body_start])
 
-    def feed(self, chunk: bytes) -> None:
-        """Take the next octets of the message."""
+    def feed(self, chunk: bytes, *, dots: bool = True) -> None:
+        """Take the next octets of the message; `dots`: whether a line in them may start with one."""
         if not chunk:
             return
         # Whatever began in an earlier chunk ends in here.
         edge = self._tail + chunk[:3]
-        if not self._dot and (_DOT in edge or _DOT in chunk):
+        if dots and not self._dot and (_DOT in edge or _DOT in chunk):
             self._dot = True
         body = chunk if self._body_start >= 0 else self._feed_header(chunk, edge)
         if not self._eight_body and not body.isascii():

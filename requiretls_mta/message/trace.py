@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -10,7 +11,12 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 def date_time(now: float) -> str:
     """RFC 5322 date-time in UTC; whatever the locale."""
-    t = time.gmtime(now)
+    return _date_time(int(now // 1))
+
+
+@functools.lru_cache(maxsize=4)
+def _date_time(second: int) -> str:
+    t = time.gmtime(second)
     return (
         f"{_DAYS[t.tm_wday]}, {t.tm_mday} {_MONTHS[t.tm_mon - 1]} {t.tm_year} "
         f"{t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02} +0000"

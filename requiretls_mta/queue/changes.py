@@ -21,7 +21,9 @@ class Rows:
     id: str
     columns: tuple[Any, ...]
     """The last one says when it is due."""
-    recipients: tuple[tuple[Any, ...], ...]
+    recipients: str
+    """All of them, as one JSON array."""
+    count: int
     octets: bytes | None
     """The body, if it goes into the database."""
     body: Body | None
@@ -73,11 +75,11 @@ def encode(message: Message, bodies: Path, row_limit: int) -> Rows:
         0,
         due,
     )
-    entries = tuple((n, codec.write_recipient(r), "queued", 0, due, "") for n, r in enumerate(recipients))
+    entries = "[" + ",".join(map(codec.write_recipient, recipients)) + "]"
     octets = body.read(0, body.size) if in_row else None
     if octets is not None and len(octets) != body.size:
         raise ValueError(f"the body of message {message.id} has {len(octets)} of {body.size} octets")
-    return Rows(message.id, columns, entries, octets, None if in_row or own else body)
+    return Rows(message.id, columns, entries, len(recipients), octets, None if in_row or own else body)
 
 
 def encode_settlement(settlement: Settlement, bodies: Path, row_limit: int) -> Settle:
@@ -105,8 +107,6 @@ class Group:
     def __init__(self, seq: int) -> None:
         self.seq = seq
         self.messages: list[tuple[Any, ...]] = []
-        self.recipients: list[tuple[Any, ...]] = []
-        self.bodies: list[tuple[int, bytes]] = []
         self.placed: list[str] = []
         self.leases: dict[str, Leased] = {}
         self.updates: list[tuple[Any, ...]] = []
@@ -119,12 +119,9 @@ class Group:
         """A new message."""
         self.seq += 1
         due = (codec.LEASED,) if lease else rows.columns[-1:]
-        self.messages.append((self.seq, *rows.columns[:-1], *due))
-        self.recipients += [(self.seq, *recipient) for recipient in rows.recipients]
-        if rows.octets is not None:
-            self.bodies.append((self.seq, rows.octets))
+        self.messages.append((self.seq, *rows.columns[:-1], *due, rows.recipients, rows.octets))
         if lease:
-            self.leases[rows.id] = Leased(self.seq, frozenset(range(len(rows.recipients))), rows.octets is None)
+            self.leases[rows.id] = Leased(self.seq, frozenset(range(rows.count)), rows.octets is None)
 
     def settle(self, change: Settle, leased: Leased) -> None:
         """The end of a lease: an update of its recipients, or the message's removal."""

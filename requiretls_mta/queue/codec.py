@@ -13,6 +13,7 @@ from typing import Any
 from requiretls_mta.message.address import Address
 from requiretls_mta.message.content import Content
 from requiretls_mta.message.envelope import Envelope, Notify, Recipient, Tag
+from requiretls_mta.message.flat_json import write_array, write_object
 from requiretls_mta.message.outcome import Deferred, Delivered, Failed
 from requiretls_mta.message.ports import Body
 from requiretls_mta.message.stored import Message
@@ -25,7 +26,6 @@ SETTLED = ("delivered", "failed")
 _TAGS: dict[Any, Tag | None] = {UNTAGGED: None, "optional": Tag.OPTIONAL, "required": Tag.REQUIRED}
 _REPLY_LIMIT = 512
 _LATEST = 4e12
-_dump = json.JSONEncoder(separators=(",", ":")).encode
 
 
 # --- times --------------------------------------------------------------------------------------------------------
@@ -56,7 +56,7 @@ def write_tag(tag: Tag | None) -> str:
 def write_envelope(envelope: Envelope) -> str:
     """All of the envelope but its tag and its recipients."""
     sender = envelope.sender
-    return _dump(
+    return write_object(
         {
             "sender": None if sender is None else [sender.local, sender.domain],
             "body": envelope.body,
@@ -71,7 +71,7 @@ def write_envelope(envelope: Envelope) -> str:
 def write_content(message: Message) -> str:
     """The properties of the body, and what is left out of it when sending."""
     content = message.content
-    return _dump(
+    return write_object(
         {
             "size": content.size,
             "header_end": content.header_end,
@@ -86,7 +86,7 @@ def write_content(message: Message) -> str:
 def write_recipient(recipient: Recipient) -> str:
     """Address and DSN parameters."""
     notify = None if recipient.notify is None else sorted(value.value for value in recipient.notify)
-    return _dump([recipient.address.local, recipient.address.domain, notify, recipient.orcpt])
+    return write_array([recipient.address.local, recipient.address.domain, notify, recipient.orcpt])
 
 
 def write_settled(settled: Settled) -> tuple[str, int, str]:

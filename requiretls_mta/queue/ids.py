@@ -48,5 +48,9 @@ def tick_of(message_id: str) -> int:
     return value
 
 
+_PAIRS = [first + second for first in ALPHABET for second in ALPHABET]
+
+
 def _digits(value: int, count: int) -> str:
-    return "".join(ALPHABET[value >> shift & 31] for shift in range(5 * (count - 1), -1, -5))
+    """An even number of digits."""
+    return "".join([_PAIRS[value >> shift & 1023] for shift in range(5 * (count - 2), -1, -10)])

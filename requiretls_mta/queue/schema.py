@@ -38,6 +38,13 @@ CREATE TABLE recipient (
     PRIMARY KEY (message, number)
 ) WITHOUT ROWID;
 CREATE TABLE body (message INTEGER PRIMARY KEY, octets BLOB NOT NULL);
+CREATE VIEW entering AS SELECT *, NULL AS recipients, NULL AS octets FROM message;
+CREATE TRIGGER enter INSTEAD OF INSERT ON entering BEGIN
+    INSERT INTO message VALUES (new.seq, new.id, new.parent, new.origin, new.listener, new.received, new.tag,
+        new.envelope, new.content, new.prepend, new.size, new.in_file, new.held, new.due);
+    INSERT INTO recipient SELECT new.seq, key, value, 'queued', 0, new.received, '' FROM json_each(new.recipients);
+    INSERT INTO body SELECT new.seq, new.octets WHERE new.octets IS NOT NULL;
+END;
 """
 
 MIGRATIONS: Sequence[str] = (_FIRST,)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, fail
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -25,6 +25,10 @@ from requiretls_mta.queue.settings import QueueSettings
 from requiretls_mta.queue.shard import Shard, read_rows
 from requiretls_mta.queue.store import BodyWriter, Entry, IQueueStore, Lease, Row, Settlement, StoreFull
 
+_COPY = 8 * 1024 * 1024
+"""Octets of changes that are copied at once."""
+_ROW_OCTETS = 2048
+"""About what a change costs beside the octets of bodies."""
 _OWED = 1.0
 """Seconds between attempts to store outcomes for which there was no space."""
 _Work = Callable[[], Any]
@@ -56,8 +60,11 @@ class SQLiteStore:
         self._writing: Lane[_Job] = Lane(reactor, "queue", self._write)
         self._reading: Lane[_Work] = Lane(reactor, "queue reads", _run_each)
         self._filing: Lane[FileWork] = Lane(reactor, "queue bodies", self._do_file_work)
+        self._copying: Lane[_Work] = Lane(reactor, "queue checkpoints", _run_each)
+        self._uncopied = 0
         self._fresh_db: sqlite3.Connection
         self._read_db: sqlite3.Connection
+        self._copy_db: sqlite3.Connection
         self._owed: dict[str, tuple[IDelayedCall, Callable[[], None]]] = {}
         self._closing = False
 
@@ -72,7 +79,7 @@ class SQLiteStore:
         return Deferred.fromCoroutine(self._open())
 
     async def _open(self) -> None:
-        for lane in (self._writing, self._reading, self._filing):
+        for lane in (self._writing, self._reading, self._filing, self._copying):
             lane.start()
         try:
             await self._writing.submit(self._open_shard)
@@ -85,6 +92,7 @@ class SQLiteStore:
         # Bodies are read on the reactor thread, like files, in pieces; that takes a connection of its own.
         self._fresh_db = tables.connect(self._shard.path)
         self._read_db = tables.connect(self._shard.path)
+        self._copy_db = tables.connect(self._shard.path)
         self._shard.octets = self._octets
 
     def close(self) -> Deferred[None]:
@@ -100,14 +108,18 @@ class SQLiteStore:
             timer.cancel()
             attempt()
         await self._filing.stop()
-        for lane, work in ((self._reading, self._read_db.close), (self._writing, self._shard.close)):
+        for lane, work in (
+            (self._copying, self._copy_db.close),
+            (self._reading, self._read_db.close),
+            (self._writing, self._shard.close),
+        ):
             closed = lane.submit(work)
             await lane.stop()
             await closed
         self._fresh_db.close()
 
     async def _stop_lanes(self) -> None:
-        for lane in (self._filing, self._reading, self._writing):
+        for lane in (self._filing, self._copying, self._reading, self._writing):
             await lane.stop()
 
     # --- new messages -------------------------------------------------------------------------------------------------
@@ -130,11 +142,12 @@ class SQLiteStore:
 
     def accept(self, messages: Sequence[Message], lease: bool = False) -> Deferred[tuple[Lease, ...]]:
         """Make messages durable, all or none; fires after the commit. Fails with `StoreFull` or the store's error."""
-        return Deferred.fromCoroutine(self._accept(tuple(messages), lease=lease))
-
-    async def _accept(self, messages: tuple[Message, ...], *, lease: bool) -> tuple[Lease, ...]:
+        messages = tuple(messages)
         folder, limit = self._shard.files.folder, self._settings.row_limit
-        job = Accept(tuple(encode(message, folder, limit) for message in messages), lease)
+        try:
+            job = Accept(tuple(encode(message, folder, limit) for message in messages), lease)
+        except Exception:
+            return fail()
         spools = [spool for message in messages if (spool := self._spools.get(message.id)) is not None]
         for spool in spools:
             spool.accepting()
@@ -147,19 +160,19 @@ class SQLiteStore:
             if durable and lease and not wanted:
                 self._release(messages)
 
-        await self._writing.submit(job, after)
-        return tuple(map(self._fresh, messages)) if lease else ()
+        self._grows(sum(_ROW_OCTETS + len(rows.octets or b"") for rows in job.rows))
+        done = self._writing.submit(job, after)
+        return done.addCallback(lambda _: tuple(map(self._fresh, messages)) if lease else ())
 
     def _fresh(self, message: Message) -> Lease:
         """The lease of a message just written; what is larger than a little is read from the disk again."""
-        body, path = message.body, self._shard.files.folder / message.id
-        if body.size > self._settings.row_limit:
-            body = FileBody(path, body.size)
-        elif not (isinstance(body, BytesBody) and body.size <= self._settings.fresh) and body != FileBody(
-            path, body.size
-        ):
-            body = tables.BlobBody(self._octets, message.id, body.size)
-        if body is not message.body:
+        body = message.body
+        if not isinstance(body, BytesBody) or body.size > self._settings.fresh:
+            path = self._shard.files.folder / message.id
+            if body.size > self._settings.row_limit or body == FileBody(path, body.size):
+                body = FileBody(path, body.size)
+            else:
+                body = tables.BlobBody(self._octets, message.id, body.size)
             message = attrs.evolve(message, body=body)
         entries = tuple(
             Entry(number=number, recipient=recipient, next_attempt=message.received)
@@ -206,6 +219,8 @@ class SQLiteStore:
     def _settle_one(self, job: Settle) -> Deferred[None]:
         done: Deferred[None] = Deferred()
 
+        self._grows(_ROW_OCTETS)
+
         def attempt() -> None:
             self._writing.submit(job).addCallbacks(done.callback, failed)
 
@@ -224,6 +239,22 @@ class SQLiteStore:
 
         attempt()
         return done
+
+    def _grows(self, octets: int) -> None:
+        """The log of changes grows by about so much. Now and then what is in it is copied, beside the writing.
+
+        The rest, and the beginning of a new log, are the writer's own (`wal_autocheckpoint`), and little work by then.
+        """
+        self._uncopied += octets
+        if self._uncopied > _COPY and not self._closing:
+            self._uncopied = -_COPY
+            copied = self._copying.submit(lambda: self._copy_db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall())
+            copied.addBoth(self._copied)
+
+    def _copied(self, result: Any) -> None:
+        self._uncopied = max(self._uncopied, 0)
+        if isinstance(result, Failure):
+            self._log.failure("the queue's log of changes cannot be copied", result)
 
     def next_due(self) -> Deferred[float | None]:
         """When the next message not leased is due (Unix seconds); None when there is none."""

@@ -18,8 +18,8 @@ from requiretls_mta.queue import codec
 from requiretls_mta.queue.files import FileBody
 from requiretls_mta.queue.store import Entry
 
-_ROWS = 128
-"""Rows of one INSERT: its parse tree is kept for the next group of the same size."""
+ROWS = 128
+"""Messages of one INSERT: its parse tree is kept for the next group of the same size."""
 PENDING = "state NOT IN ('delivered', 'failed')"
 SEQS = "(SELECT value FROM json_each(?))"
 """A list of numbers bound as one JSON text."""
@@ -78,17 +78,17 @@ def connect(path: Path) -> sqlite3.Connection:
     return db
 
 
-def insert(db: sqlite3.Connection, table: str, rows: Sequence[Sequence[Any]]) -> None:
-    """Insert whole rows, as many as fit into each statement."""
-    for start in range(0, len(rows), _ROWS):
-        part = rows[start : start + _ROWS]
-        db.execute(_insertion(table, len(part[0]), len(part)), list(itertools.chain.from_iterable(part)))
+def enter(db: sqlite3.Connection, messages: Sequence[Sequence[Any]]) -> None:
+    """Insert messages with their recipients and bodies (columns of the view `entering`), up to `ROWS` a statement."""
+    for start in range(0, len(messages), ROWS):
+        part = messages[start : start + ROWS]
+        db.execute(_insertion(len(part[0]), len(part)), list(itertools.chain.from_iterable(part)))
 
 
-@functools.lru_cache(maxsize=512)
-def _insertion(table: str, columns: int, rows: int) -> str:
+@functools.lru_cache(maxsize=ROWS)
+def _insertion(columns: int, rows: int) -> str:
     row = f"({','.join('?' * columns)})"
-    return f"INSERT INTO {table} VALUES {','.join([row] * rows)}"
+    return f"INSERT INTO entering VALUES {','.join([row] * rows)}"
 
 
 def octets(db: sqlite3.Connection, message_id: str, offset: int, length: int) -> bytes:

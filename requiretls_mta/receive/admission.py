@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import attrs
-from twisted.internet.defer import Deferred
 
 from requiretls_mta.message.ports import Events
 from requiretls_mta.message.stored import Message
@@ -37,11 +36,8 @@ class Admission:
         self._settings = settings
         self._events = events
 
-    def admit(self, message: Message) -> Deferred[None]:
-        """Fires when the message is on disk; fails with `StoreFull`, `AliasLoopError` or the store's own error."""
-        return Deferred.fromCoroutine(self._admit(message))
-
-    async def _admit(self, message: Message) -> None:
+    async def admit(self, message: Message) -> None:
+        """Returns when the message is on disk; raises `StoreFull`, `AliasLoopError` or the store's own error."""
         recipients = expand(message.envelope.recipients, self._settings())
         if recipients is not message.envelope.recipients:
             message = attrs.evolve(message, envelope=attrs.evolve(message.envelope, recipients=recipients))

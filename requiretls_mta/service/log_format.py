@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from requiretls_mta.message.flat_json import write_object
 from requiretls_mta.message.reply import quote
 
 LEVELS = ("debug", "info", "warn", "error", "critical")
@@ -85,9 +86,9 @@ def json_lines() -> Format:
         if not _SECRET.isdisjoint(fields) or not record.keys().isdisjoint(fields):
             fields = {name: value for name, value in fields.items() if name not in _SECRET and name not in record}
         try:
-            text = _encode({**record, **fields})
+            text = write_object({**record, **fields}, _encode)
         except (ValueError, TypeError, RecursionError):
-            text = _encode({**record, **{str(name): quote(repr(value)) for name, value in fields.items()}})
+            text = write_object({**record, **{str(name): quote(repr(value)) for name, value in fields.items()}})
         # JSON lets DEL through; a terminal would not.
         return text.replace("\x7f", "\\u007f").encode("ascii") + b"\n"
 

@@ -101,6 +101,7 @@ class ConnectionSession(DataSession):
         self._handshaking = True
         self.answered(reply.START_TLS.wire)
         if not self._closing:
+            self.flush()
             self.transport.startTLS(self.ctx)
 
     def dataReceived(self, data: bytes) -> None:

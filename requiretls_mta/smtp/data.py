@@ -96,7 +96,7 @@ class DataSession(AuthSession):
             return self._chunk_octets(data)
         assert self._reader is not None
         octets, rest = self._reader.feed(data)
-        self._take(octets)
+        self._take(octets, dots=self._reader.dots)
         if rest is None:
             return b""
         self._mode = Mode.COMMAND
@@ -176,12 +176,12 @@ class DataSession(AuthSession):
         else:
             self.reply(reply.CHUNK_OK)
 
-    def _take(self, octets: bytes) -> None:
+    def _take(self, octets: bytes, *, dots: bool = True) -> None:
         scanner = self._scanner
         assert scanner is not None
         if self._refusal is not None or not octets:
             return
-        scanner.feed(octets)
+        scanner.feed(octets, dots=dots)
         if scanner.size > self.settings.message_size:
             self._refuse_message(reply.TOO_BIG)
         elif scanner.header_too_long:
@@ -222,7 +222,7 @@ class DataSession(AuthSession):
         replies = [answer] * (count if self.settings.service == "lmtp" else 1) if isinstance(answer, Reply) else answer
         if not self._closing:
             for early in replies[:-1]:
-                self.transport.write(early.wire)
+                self.say(early.wire)
         if replies[-1].is_positive:
             self.reply(replies[-1])
         else:

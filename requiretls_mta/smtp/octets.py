@@ -20,6 +20,7 @@ from requiretls_mta.message import reply
 from requiretls_mta.message.reply import Reply
 from requiretls_mta.smtp._stock import ESMTP
 from requiretls_mta.smtp.grammar import AUTH_LIMIT, COMMAND_LIMIT, line_limit
+from requiretls_mta.smtp.outlet import write_now
 from requiretls_mta.smtp.settings import SessionSettings
 
 HIGH_WATER = 64 * 1024
@@ -79,6 +80,7 @@ class OctetSession(ESMTP):
         self._closing = False
         self._skipping = False
         self._errors = 0
+        self._replies: list[bytes] = []
 
     # --- in ---------------------------------------------------------------------------------------------------
 
@@ -107,6 +109,7 @@ class OctetSession(ESMTP):
                 pass
         finally:
             self._draining = False
+            self.flush()
         if self._paused and not (self._busy or self._stalled or self._closing) and len(self._pending) < HIGH_WATER:
             self._paused = False
             self.transport.resumeProducing()
@@ -130,7 +133,6 @@ class OctetSession(ESMTP):
             return False
         line = bytes(self._pending[:end])
         del self._pending[: end + 2]
-        self.resetTimeout()
         self._busy = True
         if self._skipping or end + 2 > limit:
             self._skipping = False
@@ -175,10 +177,24 @@ class OctetSession(ESMTP):
 
     def answered(self, wire: bytes) -> None:
         """Write the last or only reply to the command in flight, and go on with the next."""
-        self.transport.write(wire)
+        self.say(wire)
         self._busy = False
         self.resetTimeout()
         self.go_on()
+
+    def say(self, wire: bytes) -> None:
+        """Write to the peer; the replies to commands that came together go out together."""
+        self._replies.append(wire)
+        if not self._draining:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was said."""
+        if not self._replies:
+            return
+        octets = b"".join(self._replies)
+        self._replies.clear()
+        write_now(self.transport, octets)
 
     def go_on(self) -> None:
         """Nothing is in flight: take the next command."""
@@ -205,7 +221,8 @@ class OctetSession(ESMTP):
         self._pending.clear()
         self.setTimeout(None)
         if answer is not None:
-            self.transport.write(answer.wire)
+            self._replies.append(answer.wire)
+        self.flush()
         self.transport.unregisterProducer()
         self.transport.loseConnection()
         self._linger = self.callLater(linger, self._cut)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+_DOT = b"\r\n."
 _END = b"\r\n.\r\n"
 
 
 class DataReader:
     """Reads what follows DATA, in chunks of any size, up to the line with the single dot."""
 
-    __slots__ = ("_held", "_skip", "bare")
+    __slots__ = ("_held", "_skip", "bare", "dots")
 
     def __init__(self) -> None:
         # As if a CRLF came before: the data begins at the start of a line.
@@ -22,11 +23,14 @@ class DataReader:
         self._skip = 2
         self.bare = False
         """Whether a CR or LF stood alone."""
+        self.dots = False
+        """Whether some line of what was last read may start with a dot."""
 
     def feed(self, data: bytes) -> tuple[bytes, bytes | None]:
         """(octets of the message, dots unstuffed; what follows the end, or None before it)."""
         data = self._held + data
-        end = data.find(_END)
+        dot = data.find(_DOT)
+        end = data.find(_END, dot) if dot >= 0 else -1
         rest: bytes | None = None
         if end >= 0:
             data, rest = data[: end + 2], data[end + len(_END) :]
@@ -38,12 +42,12 @@ class DataReader:
         lines = data.count(b"\r\n")
         if data.count(b"\n") != lines or data.count(b"\r") != lines:
             self.bare = True
-        if not self._skip:
-            return data.replace(b"\r\n.", b"\r\n"), rest
-        if not data:
-            return b"", rest
-        skip, self._skip = self._skip, 0
-        return data.replace(b"\r\n.", b"\r\n")[skip:], rest
+        self.dots = 0 <= dot < len(data)
+        if self.dots:
+            data = data.replace(_DOT, b"\r\n")
+        if self._skip and data:
+            data, self._skip = data[self._skip :], 0
+        return data, rest
 
 
 class LineEnds:
