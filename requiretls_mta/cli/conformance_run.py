@@ -23,6 +23,7 @@ from requiretls_mta.cli.conformance_rules import (
 )
 from requiretls_mta.cli.conformance_wire import Broken, Wire
 from requiretls_mta.cli.message import prepare
+from requiretls_mta.message.profile import Profile
 from requiretls_mta.message.reply import quote
 from requiretls_mta.smtp.client_replies import Heard
 from requiretls_mta.tls.client import Handshake
@@ -257,7 +258,7 @@ def _names(target: Target, now: float) -> dict[str, str]:
             sender=target.sender,
             recipients=[target.deliver],
             now=now,
-            tls_optional=True,
+            tls_optional=Profile.RFC8689,
         )
         names["deliver"] = f"RCPT TO:<{target.deliver}>"
         # The script puts the last line break and the dot behind it; no line of this text begins with one.

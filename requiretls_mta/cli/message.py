@@ -8,15 +8,19 @@ from collections.abc import Sequence
 from email.utils import formatdate
 
 from requiretls_mta.message.header import fields
+from requiretls_mta.message.profile import Profile
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _FIRST_FIELD = re.compile(rb"[!-9;-~]+[ \t]*:")
 
 
-def prepare(octets: bytes, *, sender: str, recipients: Sequence[str], now: float, tls_optional: bool = False) -> bytes:
+def prepare(
+    octets: bytes, *, sender: str, recipients: Sequence[str], now: float, tls_optional: Profile | None = None
+) -> bytes:
     """The message as it is submitted: CRLF line ends; From, To, Date and Message-ID unless it brings them.
 
-    Text without a header section becomes a body. `tls_optional` adds `TLS-Required: No` (RFC 8689 5).
+    Text without a header section becomes a body. `tls_optional` adds the profile's
+    `TLS-Required: No` (RFC 8689 5).
     """
     message = _LINE_END.sub(b"\r\n", octets)
     if not _FIRST_FIELD.match(message):
@@ -32,7 +36,8 @@ def prepare(octets: bytes, *, sender: str, recipients: Sequence[str], now: float
         "Date": formatdate(now),
         "Message-ID": f"<{secrets.token_hex(12)}@{domain}>",
     }
-    if tls_optional:
-        wanted["TLS-Required"] = "No"
+    if tls_optional is not None:
+        name, _, value = tls_optional.optional_field.partition(": ")
+        wanted[name] = value
     added = [f"{name}: {value}" for name, value in wanted.items() if name.lower().encode() not in present]
     return "".join(f"{line}\r\n" for line in added).encode() + message

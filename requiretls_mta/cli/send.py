@@ -26,6 +26,7 @@ from requiretls_mta.cli.common import (
 )
 from requiretls_mta.cli.message import prepare
 from requiretls_mta.message.address import AddressError, parse_mailbox
+from requiretls_mta.message.profile import Profile
 from requiretls_mta.service.config import Config
 
 TIMEOUT = 300.0
@@ -96,7 +97,8 @@ def send(
             parse_mailbox(address, utf8=True, bare=True)
         except AddressError as error:
             fail(USAGE, f"{address}: {error}")
-    message = prepare(file.read(), sender=sender, recipients=recipients, now=time.time(), tls_optional=tls_optional)
+    profile = Profile(config.requiretls.profile) if tls_optional else None
+    message = prepare(file.read(), sender=sender, recipients=recipients, now=time.time(), tls_optional=profile)
     login = (name, password_of(password_file, "--user")) if name else None
     what = Submission(
         host=host,

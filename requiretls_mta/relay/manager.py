@@ -91,7 +91,9 @@ class RelayManager:
             newer = await self._finder.renewed(route)
             if newer is not None:
                 result = await self._round(newer, sending)
-        return result if isinstance(result, list) else all_alike(sending.recipients, conclude(result), result)
+        if isinstance(result, list):
+            return result
+        return all_alike(sending.recipients, conclude(result, sending.settings.profile), result)
 
     async def _round(self, route: Route, sending: Sending) -> list[Outcome] | tuple[Cause, ...]:
         """Each host once: outcomes, or why each of them would not do."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import attrs
 from OpenSSL import SSL
 
+from requiretls_mta.message.profile import Profile
 from requiretls_mta.smtp.client import Timeouts
 from requiretls_mta.smtp.login import Login
 from requiretls_mta.tls.policy import Policies
@@ -21,6 +22,7 @@ class RelaySettings:
     context: SSL.Context
     """From `tls.client.client_context`: the trusted roots."""
     levels: Policies = attrs.field(factory=Policies)
+    profile: Profile = Profile.RFC8689
     timeouts: Timeouts = attrs.field(factory=Timeouts)
     patience: float = 1800.0
     """Seconds after which one attempt tries no further host: a domain of tarpits must not hold its message for days."""

@@ -11,13 +11,14 @@ from requiretls_mta.message.content import ContentScanner
 from requiretls_mta.message.envelope import Envelope, Recipient, Tag
 from requiretls_mta.message.outcome import Failed
 from requiretls_mta.message.ports import Events
+from requiretls_mta.message.profile import SUPPORT_REQUIRED, Profile
 from requiretls_mta.message.stored import BytesBody, Message
 from requiretls_mta.message.trace import date_time
 from requiretls_mta.report.dsn_format import Report, redact_report, write_report
 
-# The third is for a way back that was in trouble for as long as a protected report may wait (`requiretls.lifetime`):
+# The last is for a way back that was in trouble for as long as a protected report may wait (`requiretls.lifetime`):
 # RFC 8689 5 does not want it discarded for its protection.
-_NO_PROTECTED_WAY = frozenset({"5.7.10", "5.7.30", "5.4.7"})
+_NO_PROTECTED_WAY = SUPPORT_REQUIRED | {"5.7.10", "5.4.7"}
 _NO_8BIT_WAY = frozenset({"5.6.3"})
 
 
@@ -28,6 +29,7 @@ class ReportSettings:
     hostname: str
     bounce: str = "requiretls-then-redacted"
     """Of tagged messages: that, `requiretls-only`, or `redacted`."""
+    profile: Profile = Profile.RFC8689
 
 
 class FailureReports:
@@ -77,6 +79,7 @@ class FailureReports:
                 # RFC 8689 5: of a tagged message only the header section comes back, whatever RET says.
                 whole=not tagged and envelope.ret != "HDRS",
                 redacted=redacted,
+                profile=settings.profile,
             )
         )
         tag = None if redacted else envelope.tag

@@ -19,6 +19,7 @@ from requiretls_mta.message import header
 from requiretls_mta.message.address import Address, AddressError, ascii_domain
 from requiretls_mta.message.envelope import Recipient, Tag
 from requiretls_mta.message.outcome import Cause, Failed
+from requiretls_mta.message.profile import Profile
 from requiretls_mta.message.reply import Reply, quote
 from requiretls_mta.message.stored import Message
 from requiretls_mta.message.xtext import decode
@@ -53,6 +54,7 @@ class Report:
     """Quote the whole message if it is small and well-formed, else its header section."""
     redacted: bool
     """Quote no more than `Date`, `Message-ID`, `From`, `To` and trace fields (RFC 8689 5)."""
+    profile: Profile = Profile.RFC8689
 
 
 def write_report(report: Report) -> bytes:
@@ -175,7 +177,7 @@ def _head(report: Report, boundary: bytes) -> bytes:
         f'Content-Type: multipart/report; report-type=delivery-status;\r\n\tboundary="{boundary.decode("ascii")}"',
     ]
     if report.original.envelope.tag is Tag.OPTIONAL:
-        lines.append("TLS-Required: No")
+        lines.append(report.profile.optional_field)
     return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8")
 
 

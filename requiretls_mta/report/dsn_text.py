@@ -7,14 +7,16 @@ from collections.abc import Sequence
 
 from requiretls_mta.message.envelope import Tag
 from requiretls_mta.message.outcome import Cause, Failed
+from requiretls_mta.message.profile import SUPPORT_REQUIRED
 from requiretls_mta.message.reply import quote
 from requiretls_mta.message.stored import Message
 
 _TEXT_LIMIT = 50_000
 """Characters after which further recipients are only counted; the delivery status names them all."""
 _PROTECTED = "The message was sent with REQUIRETLS: every server on its way must be encrypted and authenticated"
+_PROMISE = f"{_PROTECTED}, and promise the same for the next. None of the recipient's makes that promise."
 _WHY = {
-    "5.7.30": f"{_PROTECTED}, and promise the same for the next. None of the recipient's makes that promise.",
+    **dict.fromkeys(SUPPORT_REQUIRED, _PROMISE),
     "5.7.10": f"{_PROTECTED}. None of the recipient's could be reached in that way.",
 }
 _SEND_WITHOUT = (
@@ -30,7 +32,7 @@ _ADVICE = {
     "5.3.4": "What you can do: send a smaller message.",
     "5.4.7": "What you can do: send the message again later; its time in our queue is over.",
     "5.7.10": _SEND_WITHOUT,
-    "5.7.30": _SEND_WITHOUT,
+    **dict.fromkeys(SUPPORT_REQUIRED, _SEND_WITHOUT),
 }
 
 

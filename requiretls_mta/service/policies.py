@@ -10,6 +10,7 @@ import attrs
 
 from requiretls_mta.checks.dnswl_rules import ListSettings, patterns
 from requiretls_mta.delivery.maildir import MaildirSettings
+from requiretls_mta.message.profile import Profile
 from requiretls_mta.receive.settings import Settings as ReceiveSettings
 from requiretls_mta.relay.lookup import LookupSettings
 from requiretls_mta.relay.retry import RetrySettings
@@ -74,7 +75,7 @@ def policies(config: Config, generation: int = 0) -> Policies:
                 tagged_lifetime=requiretls.lifetime,
             )
         ),
-        reports=ReportSettings(hostname=config.hostname, bounce=requiretls.bounce),
+        reports=ReportSettings(hostname=config.hostname, bounce=requiretls.bounce, profile=Profile(requiretls.profile)),
         maildir=MaildirSettings(config.delivery.maildir) if config.delivery.maildir else None,
         checks={"dnswl": tuple(map(list_settings, config.dnswl))},
     )
@@ -101,6 +102,7 @@ def relay_settings(config: Config, generation: int = 0) -> RelaySettings:
         hostname=config.hostname,
         context=client_context(relay.trust),
         levels=_levels(config),
+        profile=Profile(config.requiretls.profile),
         idle=relay.idle,
         logins={
             str(host): Login(login.user, login.password_file.read_bytes().partition(b"\n")[0].removesuffix(b"\r"))

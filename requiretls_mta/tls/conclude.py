@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from requiretls_mta.message.outcome import Cause, Step
+from requiretls_mta.message.profile import Profile
 from requiretls_mta.message.reply import Reply
 
 _SECURITY = frozenset({Step.LOOKUP, Step.STARTTLS, Step.AUTHENTICATE})
 _TEMPORARY = {Step.LOOKUP: "4.7.5", Step.CONNECT: "4.4.1", Step.STARTTLS: "4.7.5", Step.AUTHENTICATE: "4.7.5"}
 
 
-def conclude(causes: Sequence[Cause]) -> Reply:
+def conclude(causes: Sequence[Cause], profile: Profile = Profile.RFC8689) -> Reply:
     """What all the causes come to.
 
     A temporary element means that asking again may help. Otherwise 5.7.30 where some host reached the EHLO inside
@@ -30,7 +31,7 @@ def conclude(causes: Sequence[Cause]) -> Reply:
             return Reply(replied.code, replied.enhanced or "4.0.0", text)
         return Reply(451, _TEMPORARY.get(temporary[0].step, "4.4.2"), text)
     if any(cause.step is Step.REQUIRETLS for cause in causes):
-        return Reply(550, "5.7.30", f"REQUIRETLS support required: {text}")
+        return profile.support_required(text)
     if security:
         return Reply(550, "5.7.10", f"Encryption needed: {text}")
     replied = next((cause.reply for cause in reversed(causes) if cause.reply is not None), None)

@@ -134,6 +134,9 @@ def test_tls_optional_is_a_field_of_the_message(certificate):
     server = Server(certificate)
     assert send(server, "--tls-optional").exit_code == 0
     assert b"TLS-Required: No\r\n" in server.data
+    server = Server(certificate)
+    assert send(server, "--tls-optional", "--set", 'requiretls.profile="draft-03"').exit_code == 0
+    assert b"RequireTLS: NO\r\n" in server.data and b"TLS-Required" not in server.data
 
 
 @pytest.mark.parametrize("step", ["MAIL", "RCPT", "STARTTLS", "."])

@@ -8,6 +8,7 @@ from requiretls_mta.message.address import parse_mailbox
 from requiretls_mta.message.envelope import Notify, Recipient, Tag
 from requiretls_mta.message.outcome import Deferred as Postponed
 from requiretls_mta.message.outcome import Delivered, Failed, Step
+from requiretls_mta.message.profile import Profile
 from requiretls_mta.relay.static_routes import parse_route
 from requiretls_mta.tls.policy import Level, Policies
 from tests.relay.walking import FIRST, OCTETS, Walking, message
@@ -58,6 +59,11 @@ class Walk(Walking):
     def test_c10_c11_no_keyword(self):
         """The next host; alone 5.7.30."""
         return self.walk_on("5.7.30", inside=GOOD)
+
+    def test_c11_no_keyword_in_the_draft_profile(self):
+        """The code of the draft that RFC 8689 grew from."""
+        self.settings = attrs.evolve(self.settings, profile=Profile.DRAFT_03)
+        return self.walk_on("5.7.4", inside=GOOD)
 
     def test_c13_wrong_name(self):
         """The next host; alone 5.7.10. C33: the recipient's domain in the certificate does not help."""

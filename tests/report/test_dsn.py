@@ -13,12 +13,13 @@ from requiretls_mta.message.address import Address
 from requiretls_mta.message.content import ContentScanner
 from requiretls_mta.message.envelope import Envelope, Notify, Recipient, Tag
 from requiretls_mta.message.outcome import Cause, Failed, Step
+from requiretls_mta.message.profile import Profile
 from requiretls_mta.message.reply import Reply, quote
 from requiretls_mta.message.stored import BytesBody, Message
 from requiretls_mta.message.xtext import encode
 from requiretls_mta.report.dsn import FailureReports, ReportSettings
 from requiretls_mta.report.dsn_format import redact_report
-from requiretls_mta.tls.judge import conclude
+from requiretls_mta.tls.conclude import conclude
 from tests.receive.fakes import RecordedEvents
 
 OCTETS = (
@@ -65,11 +66,11 @@ def failed(recipient=RECIPIENT, reply=None, causes=CAUSES):
 
 
 class Bench:
-    def __init__(self, bounce="requiretls-then-redacted"):
+    def __init__(self, bounce="requiretls-then-redacted", profile=Profile.RFC8689):
         self.events = RecordedEvents()
         ids = iter("abcdefgh")
         self.reports = FailureReports(
-            settings=lambda: ReportSettings(hostname="mx.x.test", bounce=bounce),
+            settings=lambda: ReportSettings(hostname="mx.x.test", bounce=bounce, profile=profile),
             new_id=lambda: next(ids) * 16,
             wall=lambda: 1_700_000_100.0,
             events=self.events,
@@ -150,6 +151,21 @@ def test_b11_tls_required_no_is_carried_over():
     tagged = message(b"TLS-Required: No\r\n" + OCTETS, tag=Tag.REQUIRED)
     (report,) = Bench().reports(tagged, [failed()])
     assert parsed(report)["TLS-Required"] is None
+
+
+def test_the_draft_profile_writes_the_draft_names():
+    """`RequireTLS: NO`, and a code of the draft's that explains itself, and lets the report go redacted likewise."""
+    bench = Bench(profile=Profile.DRAFT_03)
+    (report,) = bench.reports(message(tag=Tag.OPTIONAL), [failed()])
+    assert parsed(report)["RequireTLS"] == "NO" and parsed(report)["TLS-Required"] is None
+    reply = conclude(CAUSES, Profile.DRAFT_03)
+    assert str(reply).startswith("530 5.7.4 REQUIRETLS needed: mx1.y.test")
+    (report,) = bench.reports(message(tag=Tag.REQUIRED), [failed(reply=reply)])
+    text, status, _ = parts(report)
+    assert "None of the recipient's makes that promise" in " ".join(text.split())
+    assert status[1]["Status"] == "5.7.4"
+    (second,) = bench.reports(report, back(report, "5.7.4"))
+    assert second.envelope.tag is None
 
 
 def test_b06_nobody_is_told_who_asked_for_nothing():
