@@ -37,9 +37,11 @@ from requiretls_mta.relay.settings import RelaySettings
 from requiretls_mta.relay.sts import STSPolicies
 from requiretls_mta.relay.sts_fetch import PolicyHosts
 from requiretls_mta.report.dsn import FailureReports
+from requiretls_mta.report.observe import Observations, ledger_path
 from requiretls_mta.service.config import Config
 from requiretls_mta.service.config_sections import Listen
 from requiretls_mta.service.control import Controls, ControlSocket
+from requiretls_mta.service.events import Subscribers
 from requiretls_mta.service.listeners import Binding, Listeners
 from requiretls_mta.service.mta import MTA, Parts
 from requiretls_mta.service.policies import Policies, policies, relay_settings, session_settings
@@ -107,11 +109,13 @@ class _House:
         self.maildir = MaildirTransport(reactor, self.mailbox_pool, self._maildir_settings, wall)
         self.sts = self._sts() if config.mta_sts.enabled else None
         self.finder = RouteFinder(self.resolver, lambda: self.policies.lookup, policies=self.sts)
+        self.observations = Observations(reactor, ledger_path(config.state), wall)
         self.manager = RelayManager(
             reactor,
             finder=self.finder,
             settings=self._relay_settings,
-            events=events,
+            # Only here is there anything for them; all other events have one subscriber, and cost no more.
+            events=Subscribers(events, self.observations),
         )
         self.schedule = Schedule(
             store=self.store,
@@ -284,6 +288,7 @@ class _House:
         self.mailbox_pool.start()
         if self.sts is not None:
             self.sts.start()
+        self.observations.start()
         self.schedule.start()
         self.control.start()
         for check in self.checks:
@@ -306,6 +311,7 @@ class _House:
         for check in self.checks:
             if IService.providedBy(check):
                 await maybeDeferred(check.stopService)
+        self.observations.stop()
         self.users.stop()
         if self.mailbox_pool.started:
             self.mailbox_pool.stop()
