@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -76,7 +76,10 @@ class Ledger:
         self._close()
 
     def run(self, work: Callable[[sqlite3.Connection], T]) -> Deferred[T | None]:
-        """The result of `work`, done as one transaction in the thread; None when the file did not allow it."""
+        """The result of `work`, done as one transaction in the thread; None when the file did not allow it.
+
+        To cancel it is not to wait any more; the work is done all the same.
+        """
         done: Deferred[T | None] = deferToThreadPool(self._reactor, self._pool, self._run, work)
         return done.addCallbacks(self._well, self._trouble)
 
@@ -107,7 +110,9 @@ class Ledger:
         self._troubled = False
         return result
 
-    def _trouble(self, failure: Failure) -> None:
+    def _trouble(self, failure: Failure) -> Failure | None:
+        if failure.check(CancelledError):
+            return failure
         if not failure.check(sqlite3.Error, OSError):
             self._log.failure("{file} cannot be worked on", failure, file=str(self._path))
         elif not self._troubled:
@@ -115,3 +120,4 @@ class Ledger:
             self._log.error(
                 "{file}: {error}; what was to be noted is lost", file=str(self._path), error=failure.getErrorMessage()
             )
+        return None

@@ -38,6 +38,7 @@ from requiretls_mta.relay.sts import STSPolicies
 from requiretls_mta.relay.sts_fetch import PolicyHosts
 from requiretls_mta.report.dsn import FailureReports
 from requiretls_mta.report.observe import Observations, ledger_path
+from requiretls_mta.report.tlsrpt import TLSReports
 from requiretls_mta.service.config import Config
 from requiretls_mta.service.config_sections import Listen
 from requiretls_mta.service.control import Controls, ControlSocket
@@ -46,6 +47,7 @@ from requiretls_mta.service.listeners import Binding, Listeners
 from requiretls_mta.service.mta import MTA, Parts
 from requiretls_mta.service.policies import Policies, policies, relay_settings, session_settings
 from requiretls_mta.service.state import prepare_state, shard
+from requiretls_mta.service.tls_reports import tls_reports
 from requiretls_mta.service.users import UsersChecker
 from requiretls_mta.service.users_file import UsersFile
 from requiretls_mta.tls import server as server_tls
@@ -109,13 +111,14 @@ class _House:
         self.maildir = MaildirTransport(reactor, self.mailbox_pool, self._maildir_settings, wall)
         self.sts = self._sts() if config.mta_sts.enabled else None
         self.finder = RouteFinder(self.resolver, lambda: self.policies.lookup, policies=self.sts)
-        self.observations = Observations(reactor, ledger_path(config.state), wall)
+        # Only the sessions of the relay are of interest to others than the log; no other event is told twice.
+        self.sessions = Subscribers(events)
+        self.watchers: list[Observations | TLSReports] = [Observations(reactor, ledger_path(config.state), wall)]
         self.manager = RelayManager(
             reactor,
             finder=self.finder,
             settings=self._relay_settings,
-            # Only here is there anything for them; all other events have one subscriber, and cost no more.
-            events=Subscribers(events, self.observations),
+            events=self.sessions,
         )
         self.schedule = Schedule(
             store=self.store,
@@ -134,6 +137,21 @@ class _House:
             Controls(store=self.store, wall=wall, reload=self._reload_asked, wake=self.schedule.wake),
         )
         self.admission = Admission(self.store, self.schedule, lambda: self.policies.receive, events)
+        if config.tlsrpt.enabled:
+            self.watchers.append(
+                tls_reports(
+                    reactor,
+                    config,
+                    resolver=self.resolver,
+                    context=lambda: self._relay_settings().context,
+                    admit=self.admission.admit,
+                    new_id=self.store.new_id,
+                    wall=wall,
+                    events=events,
+                )
+            )
+        for watcher in self.watchers:
+            self.sessions.add(watcher)
 
     def service(self) -> MTA:
         """The service, with the order of its parts."""
@@ -288,7 +306,8 @@ class _House:
         self.mailbox_pool.start()
         if self.sts is not None:
             self.sts.start()
-        self.observations.start()
+        for watcher in self.watchers:
+            watcher.start()
         self.schedule.start()
         self.control.start()
         for check in self.checks:
@@ -311,7 +330,8 @@ class _House:
         for check in self.checks:
             if IService.providedBy(check):
                 await maybeDeferred(check.stopService)
-        self.observations.stop()
+        for watcher in self.watchers:
+            watcher.stop()
         self.users.stop()
         if self.mailbox_pool.started:
             self.mailbox_pool.stop()

@@ -49,6 +49,7 @@ def converter(folder: Path) -> cattrs.Converter:
         kinds.NameServer: kinds.parse_name_server,
         kinds.AnswerPattern: kinds.parse_answers,
         kinds.StoreURL: kinds.parse_store_url,
+        kinds.Contact: kinds.parse_contact,
         kinds.SourceIPv4: lambda value: kinds.parse_ip(value, 4),
         kinds.SourceIPv6: lambda value: kinds.parse_ip(value, 6),
         Address: kinds.parse_address,

@@ -19,7 +19,6 @@ _LATER: dict[Path_, Callable[[Config], bool]] = {
     ("list",): lambda config: bool(config.lists),
     ("relay", "delay_warning"): lambda _: True,
     ("requiretls", "rule"): lambda config: bool(config.requiretls.rule),
-    ("tlsrpt",): lambda config: config.tlsrpt.enabled,
     ("spf",): lambda config: config.spf.action != "off",
     ("dkim",): lambda config: config.dkim.verify or bool(config.dkim.sign),
     ("dmarc",): lambda config: config.dmarc.action != "off",

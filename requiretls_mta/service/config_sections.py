@@ -14,6 +14,7 @@ from requiretls_mta.service.config_types import (
     Addresses,
     AddressKey,
     AnswerPattern,
+    Contact,
     Count,
     Domain,
     DomainPattern,
@@ -217,7 +218,7 @@ class TLSRPT:
     """`[tlsrpt]`: daily reports (RFC 8460)."""
 
     enabled: bool = False
-    contact: str = "mailto:tlsrpt@example.org"
+    contact: Contact = Contact("mailto:tlsrpt@example.org")
 
 
 @attrs.frozen(kw_only=True)

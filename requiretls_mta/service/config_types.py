@@ -50,6 +50,8 @@ AnswerPattern = NewType("AnswerPattern", str)
 """DNSWL answers: an address, one with `[a..b]` ranges, or a bit mask behind `&`."""
 NameServer = NewType("NameServer", tuple[str, int])
 """A DNS server's address and port."""
+Contact = NewType("Contact", str)
+"""`mailto:` and an ASCII mailbox, its domain as A-labels in lower case."""
 SourceIPv4 = NewType("SourceIPv4", str)
 SourceIPv6 = NewType("SourceIPv6", str)
 
@@ -153,6 +155,19 @@ def parse_address(value: object) -> Address:
         return parse_mailbox(parse_text(value), utf8=True)
     except (AddressError, Refused):
         raise Refused("an address local@domain") from None
+
+
+def parse_contact(value: object) -> Contact:
+    """A mailbox that ASCII can write, with or without `mailto:` (RFC 8460 4.4). Raises `Refused`."""
+    allowed = "mailto: and an address local@domain in ASCII"
+    try:
+        address = parse_mailbox(parse_text(value).removeprefix("mailto:"), utf8=True)
+        domain = ascii_domain(address.domain)
+    except (AddressError, Refused):
+        raise Refused(allowed) from None
+    if not address.local.isascii() or address.is_literal:
+        raise Refused(allowed)
+    return Contact(f"mailto:{Address(address.local, domain)}")
 
 
 def parse_address_key(value: object) -> AddressKey:

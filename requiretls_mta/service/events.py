@@ -15,7 +15,11 @@ class Subscribers:
     _log = Logger()
 
     def __init__(self, *subscribers: Events) -> None:
-        self._subscribers = subscribers
+        self._subscribers = list(subscribers)
+
+    def add(self, subscriber: Events) -> None:
+        """One more."""
+        self._subscribers.append(subscriber)
 
     def emit(self, event: str, /, **fields: Any) -> None:
         """Take one event."""

@@ -28,6 +28,7 @@ MESSAGES = {
     "policy": "policy decision",
     "check": "check without a verdict",
     "dnswl": "whitelist asked",
+    "tlsrpt": "TLS report",
 }
 """The `message` of an event that brings none; of all others it is the event's name."""
 

@@ -265,6 +265,9 @@ def test_an_unknown_key_comes_with_the_nearest_known_one(tmp_path, text, key, me
         (f'[[dnswl]]\nzone = "{".".join(["a" * 60] * 4)[:190]}"', "dnswl[0].zone"),
         ('[[dnswl]]\nzone = "a"\naccept = ["127.0.[9..2].1"]', "dnswl[0].accept[0]"),
         ('[store]\nurl = "mysql://u:hush@h/d"', "store.url"),
+        ('[tlsrpt]\ncontact = "https://example.org/"', "tlsrpt.contact"),
+        ('[tlsrpt]\ncontact = "mailto:ü@example.org"', "tlsrpt.contact"),
+        ('[tlsrpt]\ncontact = "mailto:a@[192.0.2.1]"', "tlsrpt.contact"),
         ('[web]\nendpoint = "haproxy:tcp:80"', "web.endpoint"),
         ('[aliases]\n"nobody" = "a@b"', "aliases.nobody"),
         ('[aliases]\n"a@b" = []', 'aliases."a@b"'),
@@ -466,6 +469,13 @@ def test_known_lists_bring_their_codes(tmp_path):
     assert (two.accept, two.selftest) == (("127.0.0.1",), "ipv4")
     assert three.accept == one.accept
     assert four.accept == ("127.[0..255].[0..255].[0..255]",)
+
+
+def test_a_contact_is_a_mailbox_in_ascii():
+    """With or without its scheme; the domain as the DNS has it."""
+    for text in ("tls@Bücher.example", "mailto:tls@xn--bcher-kva.example"):
+        contact = load_config(None, [f"tlsrpt.contact={text}"]).tlsrpt.contact
+        assert contact == "mailto:tls@xn--bcher-kva.example"
 
 
 def test_keys_without_effect_are_named(tmp_path):
