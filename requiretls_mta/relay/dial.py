@@ -34,6 +34,8 @@ class Line:
     host: Host
     address: str
     tls: TLSState
+    source: str | None = None
+    """Our own IP address in the session."""
     detail: str = ""
     """Why there is no TLS, or no authentication."""
     generation: int = 0
@@ -104,7 +106,8 @@ async def dial(
         return _cause(host, address, _connect_text(error))
     except Exception as error:
         return _cause(host, address, f"the connection failed: {type(error).__name__}")
-    line = Line(session, host, address, TLSState.NOT_OFFERED, generation=settings.generation)
+    source = getattr(session.transport.getHost(), "host", None)  # a UNIX socket has none
+    line = Line(session, host, address, TLSState.NOT_OFFERED, source, generation=settings.generation)
     try:
         trouble = await _converse(line, settings, clock, start, use_tls=use_tls, use_helo=use_helo)
     except SessionLostError as error:

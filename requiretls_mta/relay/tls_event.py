@@ -31,6 +31,7 @@ def session_event(queue_id: str, route: Route, host: Host, line: Line, *, heeded
     return {
         "message": "TLS established" if session else "no TLS",
         **_policy(queue_id, route, host, line.address),
+        "source": line.source,
         **({} if heeded else {"policy_type": None}),
         "starttls": line.tls is not TLSState.NOT_OFFERED,
         "keyword": line.keyword,
@@ -81,6 +82,7 @@ def _policy(queue_id: str, route: Route, host: Host, address: str | None) -> dic
     return {
         "queue_id": queue_id,
         "domain": route.domain,
+        "next_hop": route.next_hop or route.domain,
         "mx": host.name,
         "address": address,
         "port": host.port,

@@ -95,7 +95,10 @@ def _told(fields: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
         yield "auth", str(auth) if auth else None
     if (security := fields.get("mx_security")) in ("dnssec", "mta-sts", "none"):
         yield "dnssec", YES if security == "dnssec" else None
-    if (dane := fields.get("dane")) in ("usable", "unusable", "none"):
-        yield "dane", None if dane == "none" else str(dane)
+    if (dane := fields.get("dane")) in ("usable", "unusable"):
+        yield "dane", str(dane)
+    elif dane == "none" and fields.get("policy_type"):
+        # Without a policy type nobody has asked for records.
+        yield "dane", None
     if (mode := fields.get("sts_mode")) in ("enforce", "testing", "none"):
         yield "mta_sts", None if mode == "none" else str(mode)

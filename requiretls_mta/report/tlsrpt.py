@@ -54,8 +54,6 @@ class TLSReportSettings:
     contact: Address
     """Of who is responsible for the reports; ASCII."""
     profile: Profile = Profile.RFC8689
-    sources: tuple[str, str] = ("", "")
-    """Our own IPv4 and IPv6 address in outgoing sessions, as far as they are configured."""
 
 
 class TLSReports:
@@ -119,7 +117,7 @@ class TLSReports:
         # RFC 8460 3: the sessions that carried reports are not reported, lest two sides report for ever.
         if event != "tls" or fields.get("queue_id") in self._carriers:
             return
-        session = session_of(fields, self._wall(), self._settings.sources)
+        session = session_of(fields, self._wall())
         if session is None or (session not in self._waiting and len(self._waiting) >= MOST_WAITING):
             return
         self._waiting[session] += 1

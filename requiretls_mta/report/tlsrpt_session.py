@@ -92,8 +92,8 @@ class Session:
     """None: a success."""
 
 
-def session_of(fields: Mapping[str, Any], now: float, sources: tuple[str, str] = ("", "")) -> Session | None:
-    """What a `tls` event comes to; None for what nobody is told of. `sources`: our own IPv4 and IPv6 address."""
+def session_of(fields: Mapping[str, Any], now: float) -> Session | None:
+    """What a `tls` event comes to; None for what nobody is told of."""
     kind = str(fields.get("policy_type"))
     result = fields.get("result")
     # Nobody's policy covers the way to a host that our operator chose. Success means TLS.
@@ -101,29 +101,28 @@ def session_of(fields: Mapping[str, Any], now: float, sources: tuple[str, str] =
         return None
     if result is None and not fields.get("tls_version"):
         return None
-    recipient = _name(fields.get("domain"))
-    policy_domain = _name(fields.get("policy_domain")) or recipient
-    if not recipient or not policy_domain:
+    # RFC 8460 1.1: the recipient's domain, or that of the smarthost that local policy chose. The policy domain of DANE
+    # is the TLSA base domain, a host's name; its reports belong to whose mail it takes.
+    told, policy_domain = _name(fields.get("next_hop")), _name(fields.get("policy_domain"))
+    if not told or not policy_domain:
         return None
     policy = Policy(
         kind=kind,
         domain=policy_domain,
         strings=tuple(_string(one) for one in _first(fields.get("policy_strings"))),
-        mx=tuple(quote(str(one)) for one in _first(fields.get("policy_mx"))),
+        # RFC 8460 4.4: only an MTA-STS policy has patterns.
+        mx=tuple(quote(str(one)) for one in _first(fields.get("policy_mx") if kind == "sts" else None)),
     )
-    address = quote(str(fields.get("address") or ""))
     failure = None
     if result is not None:
         failure = Failure(
             result=str(result) if result in RESULT_TYPES else GENERAL_FAILURE,
-            sending_ip=(sources[":" in address] if address else ""),
+            sending_ip=quote(str(fields.get("source") or "")),
             mx=quote(str(fields.get("mx") or "")),
-            receiving_ip=address,
+            receiving_ip=quote(str(fields.get("address") or "")),
             reason=quote(str(fields.get("detail") or "")),
         )
-    # The TLSA base domain is a host's name; its reports belong to whose mail it takes. RFC 8460 1.1: of other policies,
-    # the policy domain is the recipient's, or that of the smarthost that local policy chose.
-    return Session(int(now // DAY), recipient if kind == "tlsa" else policy_domain, policy, failure)
+    return Session(int(now // DAY), told, policy, failure)
 
 
 def _name(value: Any) -> str:

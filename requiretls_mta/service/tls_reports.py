@@ -37,7 +37,6 @@ def tls_reports(
         hostname=config.hostname,
         contact=parse_mailbox(config.tlsrpt.contact.removeprefix("mailto:")),
         profile=Profile(config.requiretls.profile),
-        sources=(config.relay.source_ipv4, config.relay.source_ipv6),
     )
     return TLSReports(
         reactor,

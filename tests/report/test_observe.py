@@ -12,6 +12,8 @@ from requiretls_mta.report.observe import KEPT, PAUSE, Notes, Observations, know
 GOOD = {
     "queue_id": "q" * 16,
     "domain": "there.test",
+    "next_hop": "there.test",
+    "source": "198.51.100.1",
     "mx": "mx1.there.test",
     "address": "192.0.2.1",
     "port": 25,
@@ -69,6 +71,8 @@ def told(**fields):
         ({"mx_security": "not-applicable"}, {}),
         ({"dane": "unusable"}, {"dane": "unusable"}),
         ({"dane": "unknown"}, {}),
+        ({"dane": "none"}, {}),
+        ({"dane": "none", "policy_type": "no-policy-found"}, {"dane": False}),
         ({"sts_mode": "testing"}, {"mta_sts": "testing"}),
         ({"sts_mode": "none"}, {"mta_sts": False}),
         ({"sts_mode": "\x1b[31m"}, {}),

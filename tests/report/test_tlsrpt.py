@@ -284,7 +284,7 @@ def test_counting_is_bounded(bench, monkeypatch):
     """New kinds of sessions beyond the bound are not counted; those that are known still are."""
     monkeypatch.setattr(tlsrpt, "MOST_WAITING", 2)
     for name in ("a.test", "b.test", "c.test", "a.test"):
-        bench.session(domain=name, policy_domain=name)
+        bench.session(next_hop=name, policy_domain=name)
     bench.reports.emit("delivered", **GOOD)
     bench.go(PAUSE)
     rows = bench.ledger.connection.execute("SELECT domain, successful FROM policies ORDER BY domain").fetchall()

@@ -24,7 +24,7 @@ TLSA = GOOD | {
     "policy_type": "tlsa",
     "policy_domain": "mx1.there.test",
     "policy_strings": ("3 1 1 AB",),
-    "policy_mx": (),
+    "policy_mx": ("mx1.there.test",),
 }
 NONE = GOOD | {"policy_type": "no-policy-found", "policy_domain": "there.test", "policy_strings": (), "policy_mx": ()}
 
@@ -38,10 +38,9 @@ NONE = GOOD | {"policy_type": "no-policy-found", "policy_domain": "there.test", 
         (NONE, Session(DAY, "there.test", Policy("no-policy-found", "there.test"), None)),
         # ... and of MTA-STS that of a smarthost, where local policy chose one
         (
-            NONE | {"policy_domain": "hub.test", "domain": "There.TEST."},
+            NONE | {"policy_domain": "hub.test", "next_hop": "Hub.TEST.", "domain": "there.test"},
             Session(DAY, "hub.test", Policy("no-policy-found", "hub.test"), None),
         ),
-        (NONE | {"policy_domain": None}, Session(DAY, "there.test", Policy("no-policy-found", "there.test"), None)),
         (
             GOOD | {"result": "certificate-host-mismatch", "detail": "it bears x.test"},
             Session(
@@ -52,11 +51,11 @@ NONE = GOOD | {"policy_type": "no-policy-found", "policy_domain": "there.test", 
             ),
         ),
         (
-            GOOD | {"result": "starttls-not-supported", "tls_version": None, "address": "2001:db8::1", "detail": ""},
+            GOOD | {"result": "starttls-not-supported", "tls_version": None, "address": "2001:db8::1", "source": None},
             Session(DAY, "there.test", STS, Failure("starttls-not-supported", "", "mx1.there.test", "2001:db8::1", "")),
         ),
         (
-            GOOD | {"result": "sts-policy-invalid", "tls_version": None, "address": None, "mx": None},
+            GOOD | {"result": "sts-policy-invalid", "tls_version": None, "address": None, "source": None, "mx": None},
             Session(DAY, "there.test", STS, Failure("sts-policy-invalid")),
         ),
         (
@@ -70,15 +69,16 @@ NONE = GOOD | {"policy_type": "no-policy-found", "policy_domain": "there.test", 
         (GOOD | {"mx_security": "not-applicable"}, None),
         (GOOD | {"policy_type": "other"}, None),
         (GOOD | {"policy_type": None}, None),
-        (GOOD | {"domain": "[192.0.2.1]"}, None),
-        (GOOD | {"domain": "é.test"}, None),
-        (GOOD | {"domain": None}, None),
+        (GOOD | {"next_hop": "[192.0.2.1]"}, None),
+        (GOOD | {"next_hop": "é.test"}, None),
+        (GOOD | {"next_hop": None}, None),
+        (GOOD | {"policy_domain": None}, None),
         ({"queue_id": "x", "mx": "mx.test", "tls_version": "TLSv1.3", "auth": None}, None),
     ],
 )
 def test_a_session(fields, session):
     """Whom it is reported to, the policy, the failure."""
-    assert session_of(fields, NOW, ("198.51.100.1", "")) == session
+    assert session_of(fields, NOW) == session
 
 
 @pytest.mark.parametrize("result", sorted(RESULT_TYPES))

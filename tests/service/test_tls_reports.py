@@ -48,7 +48,6 @@ local = ["rua.test"]
 maildir = "mail/{{domain}}/{{local}}"
 [relay]
 trust = "{self.ca.roots}"
-source_ipv4 = "127.0.0.1"
 [tlsrpt]
 enabled = true
 contact = "mailto:tls@here.test"
