@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -69,7 +69,7 @@ class TLSReports:
         settings: TLSReportSettings,
         lookup: Lookup,
         post: Send,
-        admit: Callable[[Message], Deferred[None]],
+        admit: Callable[[Message], Awaitable[None]],
         new_id: Callable[[], str],
         wall: Callable[[], float],
         events: Events,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from OpenSSL import SSL
@@ -27,7 +27,7 @@ def tls_reports(
     *,
     resolver: Resolver,
     context: Callable[[], SSL.Context],
-    admit: Callable[[Message], Deferred[None]],
+    admit: Callable[[Message], Awaitable[None]],
     new_id: Callable[[], str],
     wall: Callable[[], float],
     events: Events,
