@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 
 import attrs
 
@@ -16,7 +16,7 @@ from requiretls_mta.message.xtext import is_xtext
 COMMAND_LIMIT = 512
 """Octets of a command line with its CRLF (RFC 5321 4.5.3.1.4)."""
 AUTH_LIMIT = 12288
-"""Octets of a line of an AUTH exchange (RFC 4954 4)."""
+"""Octets of a line of an AUTH exchange; the command itself is one like any other (RFC 4954 4)."""
 # What each extension adds to the MAIL line: RFC 1870, 6152, 6531, 8689, 3461, 4954.
 _MAIL_ROOM = {"SIZE": 26, "8BITMIME": 17, "SMTPUTF8": 10, "REQUIRETLS": 11, "DSN": 500, "AUTH": 500}
 _RCPT_ROOM = {"DSN": 500}
@@ -26,12 +26,14 @@ KNOWN_VERBS = frozenset(
 )
 """Verbs that exist somewhere; where they are not offered, the answer is 502, not 500."""
 HTTP_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
+# Whose controls are looked at elsewhere: in a path they make a bad address, and HTTP is not answered whatever it says.
+_MAY_HOLD_CONTROLS = HTTP_METHODS | {"MAIL", "RCPT"}
 
 _VERB = re.compile(rb"[A-Za-z][A-Za-z0-9-]*\Z")
-_ARGUMENT_END = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _KEYWORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*\Z")
 _HELO_ATOM = re.compile(r"[\w.:\[\]-]+\Z", re.ASCII)
-_PATH = re.compile(r'<((?:[^<>"\\\s]|"(?:[^"\\]|\\.)*")*)>(?: |\Z)')
+_PATH = re.compile(r'<((?:[^<>"\\ ]|"(?:[^"\\]|\\.)*")*)>(?: |\Z)', re.DOTALL)
 _ROUTE = re.compile(r"@[^,:\s]+(?:,@[^,:\s]+)*:")
 
 
@@ -46,11 +48,19 @@ class Command:
 
 def parse_command(line: bytes) -> Command | Reply:
     """A command line without its CRLF."""
-    verb, _, argument = line.partition(b" ")
-    verb = verb.rstrip(b"\t ")
-    if not _VERB.match(verb) or _ARGUMENT_END.search(argument):
+    word, _, argument = line.partition(b" ")
+    word = word.rstrip(b"\t ")
+    if not _VERB.match(word):
         return reply.UNKNOWN_COMMAND
-    return Command(verb.decode("ascii").upper(), argument.strip(b" \t"))
+    verb = word.decode("ascii").upper()
+    if _CONTROL.search(argument) and verb not in _MAY_HOLD_CONTROLS:
+        return reply.UNKNOWN_COMMAND
+    return Command(verb, argument.strip(b" \t"))
+
+
+def is_http(line: bytes) -> bool:
+    """Whether a command line, or its beginning, is a request of HTTP."""
+    return line.partition(b" ")[0].decode("latin-1").upper() in HTTP_METHODS
 
 
 def line_limit(start: bytes, offered: Set[str]) -> int:
@@ -60,8 +70,6 @@ def line_limit(start: bytes, offered: Set[str]) -> int:
         return COMMAND_LIMIT + sum(room for keyword, room in _MAIL_ROOM.items() if keyword in offered)
     if verb.startswith(b"RCPT "):
         return COMMAND_LIMIT + sum(room for keyword, room in _RCPT_ROOM.items() if keyword in offered)
-    if verb.startswith(b"AUTH "):
-        return AUTH_LIMIT
     return COMMAND_LIMIT
 
 
@@ -106,7 +114,7 @@ def parse_mail(argument: bytes, offered: Set[str], *, in_clear: Set[str] = froze
     if isinstance(parts, Reply):
         return parts
     path, parameters = parts
-    if "REQUIRETLS" in in_clear and "REQUIRETLS" in parameters:
+    if "REQUIRETLS" in in_clear and any(keyword == "REQUIRETLS" for keyword, _ in parameters):
         return reply.REQUIRETLS_NEEDS_TLS
     values = _Mail()
     refused = _collect(parameters, _MAIL, offered, values)
@@ -148,8 +156,8 @@ def parse_bdat(argument: bytes) -> tuple[int, bool] | Reply:
     return int(parts[0]), last
 
 
-def _split(argument: bytes, prefix: bytes) -> tuple[str, dict[str, str | None]] | Reply:
-    """The path without its brackets, and the parameters by upper-case keyword."""
+def _split(argument: bytes, prefix: bytes) -> tuple[str, list[tuple[str, str | None]]] | Reply:
+    """The path without its brackets, and the parameters: keyword in upper case, value."""
     if argument[: len(prefix)].upper() != prefix:
         return reply.BAD_SYNTAX
     try:
@@ -159,13 +167,12 @@ def _split(argument: bytes, prefix: bytes) -> tuple[str, dict[str, str | None]] 
     found = _PATH.match(text)
     if not found:
         return reply.BAD_SYNTAX
-    parameters: dict[str, str | None] = {}
-    for word in text[found.end() :].split():
+    parameters: list[tuple[str, str | None]] = []
+    for word in filter(None, text[found.end() :].split(" ")):
         keyword, equals, value = word.partition("=")
-        keyword = keyword.upper()
-        if not _KEYWORD.match(keyword) or keyword in parameters:
+        if not _KEYWORD.match(keyword):
             return reply.BAD_SYNTAX
-        parameters[keyword] = value if equals else None
+        parameters.append((keyword.upper(), value if equals else None))
     return found.group(1), parameters
 
 
@@ -174,7 +181,7 @@ def _mailbox(path: str, *, utf8: bool, bare: bool) -> Address | Reply:
     if path.startswith("@"):
         route = _ROUTE.match(path)
         if not route:
-            return reply.BAD_SYNTAX
+            return reply.BAD_SYNTAX if ":" in path else reply.BAD_ADDRESS.with_text("Bad address: no local part")
         path = path[route.end() :]
     try:
         address = parse_mailbox(path, utf8=utf8, bare=bare)
@@ -187,12 +194,18 @@ def _mailbox(path: str, *, utf8: bool, bare: bool) -> Address | Reply:
     return address
 
 
-def _collect(parameters: Mapping[str, str | None], table: _Table, offered: Set[str], values: object) -> Reply | None:
+def _collect(
+    parameters: Sequence[tuple[str, str | None]], table: _Table, offered: Set[str], values: object
+) -> Reply | None:
     """Check each parameter and store what it says in `values`; the first refusal, or None."""
-    for keyword, value in parameters.items():
+    seen = set()
+    for keyword, value in parameters:
         extension, field, read = table.get(keyword, ("", "", None))
         if read is None or extension not in offered:
             return reply.UNKNOWN_PARAMETER.with_text(f"{keyword[:40]}: parameter not recognized or not implemented")
+        if keyword in seen:
+            return reply.BAD_PARAMETER.with_text(f"{keyword}: given twice")
+        seen.add(keyword)
         found = read(value)
         if found is None:
             return reply.BAD_PARAMETER.with_text(f"{keyword}: bad or missing value")

@@ -19,12 +19,14 @@ from zope.interface import implementer
 from requiretls_mta.message import reply
 from requiretls_mta.message.reply import Reply
 from requiretls_mta.smtp._stock import ESMTP
-from requiretls_mta.smtp.grammar import AUTH_LIMIT, COMMAND_LIMIT, line_limit
+from requiretls_mta.smtp.grammar import AUTH_LIMIT, COMMAND_LIMIT, is_http, line_limit
 from requiretls_mta.smtp.outlet import write_now
 from requiretls_mta.smtp.settings import SessionSettings
 
 HIGH_WATER = 64 * 1024
 """Octets waiting in a session's buffer at which reading from the network pauses."""
+_VERB_ROOM = 16
+"""Octets of an over-long line that are kept: more than any verb has."""
 _LINGER = 10.0
 """Seconds for a peer to read the last reply before the connection is cut."""
 
@@ -78,7 +80,7 @@ class OctetSession(ESMTP):
         self._paused = False
         self._draining = False
         self._closing = False
-        self._skipping = False
+        self._skipping = b""
         self._errors = 0
         self._replies: list[bytes] = []
 
@@ -128,16 +130,16 @@ class OctetSession(ESMTP):
         if end < 0:
             # The CR that may be the line's end does not count yet.
             if len(self._pending) > limit or self._skipping:
-                self._skipping = True
+                self._skipping = self._skipping or bytes(self._pending[:_VERB_ROOM])
                 del self._pending[: -1 if self._pending.endswith(b"\r") else len(self._pending)]
             return False
         line = bytes(self._pending[:end])
         del self._pending[: end + 2]
         self._busy = True
         if self._skipping or end + 2 > limit:
-            self._skipping = False
+            start, self._skipping = self._skipping or line, b""
             self._mode = Mode.COMMAND
-            self.reply(reply.LINE_TOO_LONG)
+            self.reply(reply.NOT_HTTP if is_http(start) else reply.LINE_TOO_LONG)
         else:
             self._execute(line)
         return True

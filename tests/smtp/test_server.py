@@ -338,16 +338,20 @@ class Replies(SessionCase):
         return self.talk(dialogue, self.serve(settings={"max_errors": 3})).addCallback(check)
 
     def test_a_web_browser_is_sent_away(self):
-        """421 4.7.0 and close for an HTTP verb."""
+        """421 4.7.0 and close for an HTTP verb, whatever stands behind it and however much."""
+        words = ["/", "/" + "a" * 600, "/" + "a" * 30_000, "/\t\1"]
 
         def dialogue(client):
             client.hear()
-            client.say("POST / HTTP/1.1\r\nMAIL FROM:<a@b.example>\r\n")
+            client.say(f"POST {words.pop()} HTTP/1.1\r\nMAIL FROM:<a@b.example>\r\n")
             return client.rest()
 
-        return self.talk(dialogue, self.serve()).addCallback(
-            lambda got: self.assertEqual(got, b"421 4.7.0 This is not an HTTP server\r\n")
-        )
+        def check(got):
+            assert got == b"421 4.7.0 This is not an HTTP server\r\n"
+            return self.talk(dialogue, server).addCallback(check) if words else None
+
+        server = self.serve()
+        return self.talk(dialogue, server).addCallback(check)
 
     def test_surplus_recipients(self):
         """452 4.5.3, and the others stay."""
