@@ -77,7 +77,8 @@ class Reception:
     def rcpt(self, recipient: Recipient) -> Reply:
         """RCPT."""
         address = complete(recipient.address, self._settings)
-        return refusal(address, self._settings, relay=self._relay) or reply.RECIPIENT_OK
+        delivers = self._session.service == "lmtp"
+        return refusal(address, self._settings, relay=self._relay, delivers=delivers) or reply.RECIPIENT_OK
 
     def data(self, envelope: Envelope) -> Reply | None:
         """DATA, or the first BDAT."""

@@ -26,9 +26,13 @@ def complete(address: Address, settings: Settings) -> Address:
     return Address(address.local, min(settings.local_domains, default=settings.hostname))
 
 
-def refusal(address: Address, settings: Settings, *, relay: bool) -> Reply | None:
-    """Why this recipient is not taken, or None; `relay` is the client's right to send anywhere."""
-    if not settings.is_ours(address.domain) and address.key not in settings.aliases:
+def refusal(address: Address, settings: Settings, *, relay: bool, delivers: bool = False) -> Reply | None:
+    """Why this recipient is not taken, or None.
+
+    `relay` is the client's right to send anywhere; `delivers` where mail comes for delivery only (LMTP).
+    """
+    ours = settings.is_local(address.domain) if delivers else settings.is_ours(address.domain)
+    if not ours and (delivers or address.key not in settings.aliases):
         return None if relay or is_postmaster(address, settings) else reply.NO_RELAY
     if settings.is_local(address.domain) and not names_mailbox(address.local):
         return reply.BAD_LOCAL_PART

@@ -26,6 +26,7 @@ def address(text):
 
 ALIASES = {
     "sales@example.org": (address("anna@example.org"), address("bob@example.net"), address("Carla@Example.ORG")),
+    "sales@backup.example": (address("anna@example.org"),),
     "loop@example.org": (address("pool@example.org"),),
     "pool@example.org": (address("loop@example.org"), address("anna@example.org")),
 }
@@ -102,6 +103,10 @@ RELAY = "bob@elsewhere.example"
         (RELAY, {"client": "2001:db8::1"}, reply.NO_RELAY),
         (RELAY, {"service": "submission", "user": "anna"}, reply.RECIPIENT_OK),
         (RELAY, {"service": "lmtp", "client": "127.0.0.1"}, reply.NO_RELAY),
+        ("x@backup.example", {"service": "lmtp"}, reply.NO_RELAY),
+        ("sales@backup.example", {"service": "lmtp"}, reply.NO_RELAY),
+        ("anna@example.org", {"service": "lmtp"}, reply.RECIPIENT_OK),
+        ("postmaster@mx.example.org", {"service": "lmtp"}, reply.RECIPIENT_OK),
         ("postmaster", {}, reply.RECIPIENT_OK),
         ("PostMaster", {}, reply.RECIPIENT_OK),
         ("postmaster@mx.example.org", {}, reply.RECIPIENT_OK),
