@@ -60,3 +60,8 @@ class Envelope:
     """The ENVID value as it came, in xtext; relayed unchanged (RFC 3461 4.4)."""
     size: int | None = None
     """The SIZE that MAIL declared, in octets (RFC 1870)."""
+
+    @property
+    def reverse_path(self) -> str:
+        """The sender as text, empty where there is none."""
+        return "" if self.sender is None else str(self.sender)

@@ -46,7 +46,7 @@ class Admission:
         self._events.emit(
             "queued",
             queue_id=message.id,
-            sender="" if envelope.sender is None else str(envelope.sender),
+            sender=envelope.reverse_path,
             recipients=len(recipients),
             size=message.size,
             requiretls=envelope.tag.value if envelope.tag else None,

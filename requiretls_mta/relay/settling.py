@@ -51,7 +51,7 @@ def tell(events: Events, message: Message, entry: Entry, settled: Settled, now: 
     outcome = settled.outcome
     fields: dict[str, Any] = {
         "queue_id": message.id,
-        "sender": "" if message.envelope.sender is None else str(message.envelope.sender),
+        "sender": message.envelope.reverse_path,
         "recipient": str(outcome.recipient.address),
         "mx": outcome.host,
         "reply": str(outcome.reply),

@@ -65,6 +65,9 @@ class AuthSession(OctetSession):
         try:
             challenger.setResponse(base64.b64decode(line, validate=True))
             more = challenger.moreChallenges()
+        except UnauthorizedLogin:
+            self._auth_over(reply.BAD_CREDENTIALS)
+            return
         except Exception as error:
             # What a mechanism raises for a malformed response is its own affair; never its text, that may be secret.
             self._log.debug("malformed AUTH response: {error}", error=type(error).__name__)
@@ -105,4 +108,11 @@ class AuthSession(OctetSession):
     def _auth_over(self, answer: Reply) -> None:
         self.challenger = None
         self._mode = Mode.COMMAND
-        self.reply(answer)
+        if answer.is_permanent:  # whoever tries passwords is to be seen in the log
+            self.refuse(answer)
+        else:
+            self.reply(answer)
+
+    def refuse(self, answer: Reply, **fields: str) -> None:
+        """Answer no, and say so to whoever keeps the log."""
+        raise NotImplementedError

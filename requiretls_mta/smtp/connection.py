@@ -164,6 +164,8 @@ class ConnectionSession(DataSession):
 
     def refuse(self, answer: Reply, **fields: str) -> None:
         """Answer no, and say so to whoever keeps the log."""
+        if self._envelope is not None:
+            fields = {"sender": self._envelope.reverse_path, **fields}
         self.events.emit("rejected", session=self.id, client=self.peer.address, reply=str(answer), **fields)
         self.reply(answer)
 

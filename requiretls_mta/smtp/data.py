@@ -77,7 +77,7 @@ class DataSession(AuthSession):
             return
         self._chunk_left, self._chunk_last = parsed
         if "CHUNKING" not in self._offered or not self._recipients:
-            self._refusal = reply.BAD_SEQUENCE
+            self._refusal = reply.NOT_OFFERED if self._recipients else reply.BAD_SEQUENCE
             self._data_begins()
             self._enter_chunk()
         elif self._scanner is None:
@@ -113,8 +113,9 @@ class DataSession(AuthSession):
 
     def _data_granted(self, refused: Reply | None) -> None:
         if refused is not None:
+            sender = self._envelope.reverse_path if self._envelope else ""
             self.reset()
-            self.refuse(refused)
+            self.refuse(refused, sender=sender)
             return
         self._start_scanning()
         self._reader = DataReader()
@@ -205,18 +206,18 @@ class DataSession(AuthSession):
         scanner, transaction = self._scanner, self._transaction
         assert scanner is not None and transaction is not None
         refusal = self._refusal or (reply.BARE_LINE_BREAK if bare else None)
-        count = len(self._recipients)
+        count, sender = len(self._recipients), self._envelope.reverse_path if self._envelope else ""
         if refusal is not None:
             self.reset()
-            self._final(refusal, count)
+            self._final(refusal, count, sender)
             return
         # From here on the transaction may have taken responsibility: it is not aborted any more.
         self._transaction = None
         self._ending = True
         self.reset()
-        self.ask(lambda answer: self._final(answer, count), transaction.end, scanner.finish(), scanner.header)
+        self.ask(lambda answer: self._final(answer, count, sender), transaction.end, scanner.finish(), scanner.header)
 
-    def _final(self, answer: Reply | Sequence[Reply], count: int) -> None:
+    def _final(self, answer: Reply | Sequence[Reply], count: int, sender: str) -> None:
         self._ending = False
         # RFC 2033 4.2: in LMTP one reply for each recipient that was accepted.
         replies = [answer] * (count if self.settings.service == "lmtp" else 1) if isinstance(answer, Reply) else answer
@@ -226,11 +227,7 @@ class DataSession(AuthSession):
         if replies[-1].is_positive:
             self.reply(replies[-1])
         else:
-            self.refuse(replies[-1])
-
-    def refuse(self, answer: Reply, **fields: str) -> None:
-        """Answer no, and say so to whoever keeps the log."""
-        raise NotImplementedError
+            self.refuse(replies[-1], sender=sender)
 
     def ask(self, then: Callable[[Any], None], question: Callable[..., Any], *arguments: Any) -> None:
         """Go on with the answer to a question, now or later; its failure is our own and temporary."""

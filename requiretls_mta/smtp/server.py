@@ -172,7 +172,7 @@ class RequireTLSESMTP(ConnectionSession):
             return
         refused = self._admissible(envelope)
         if refused is not None:
-            self.refuse(refused)
+            self.refuse(refused, sender=envelope.reverse_path)
             return
         checks = None
         if self.checks is not None and not self.authenticated:
@@ -208,7 +208,7 @@ class RequireTLSESMTP(ConnectionSession):
             self.reply(answer)
         else:
             self.reset()
-            self.refuse(answer)
+            self.refuse(answer, sender=envelope.reverse_path)
 
     def do_RCPT(self, rest: bytes) -> None:
         """One more recipient."""

@@ -618,7 +618,7 @@ class Messages(SessionCase):
         return self.talk(dialogue, server).addCallback(check)
 
     def test_bdat_refuses_without_losing_count(self):
-        """Without a recipient the chunk is read and 503; a bare LF is 550 5.6.11; RSET forgets chunks."""
+        """The chunk is read and 503, after HELO 502; a bare LF is 550 5.6.11; RSET forgets chunks."""
         server = self.serve()
 
         def dialogue(client):
@@ -628,11 +628,14 @@ class Messages(SessionCase):
             )
             answers = [client.hear()[:10] for _ in range(4)]
             client.say(b"MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\nBDAT 2\r\nxyRSET\r\nBDAT 1 LAST\r\nz")
+            answers += [client.hear()[:9] for _ in range(5)]
+            client.say(b"HELO x\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\nBDAT 6 LAST\r\nQUIT\r\nNOOP\r\n")
             return answers + [client.hear()[:9] for _ in range(5)]
 
         def check(answers):
             assert answers[:4] == ["503 5.5.1 ", "250 2.1.0 ", "250 2.1.5 ", "550 5.6.11"]
-            assert answers[4:] == ["250 2.1.0", "250 2.1.5", "250 2.0.0", "250 2.0.0", "503 5.5.1"]
+            assert answers[9:] == ["250 mx.te", "250 2.1.0", "250 2.1.5", "502 5.5.1", "250 2.0.0"]
+            assert answers[4:9] == ["250 2.1.0", "250 2.1.5", "250 2.0.0", "250 2.0.0", "503 5.5.1"]
 
         return self.talk(dialogue, server).addCallback(check)
 

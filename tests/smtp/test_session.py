@@ -447,7 +447,7 @@ def test_nobody_new_while_draining():
 
 
 def test_events_name_the_session_and_the_reply():
-    """One for the connection; one for each refusal of policy, with the recipient."""
+    """One for the connection; one for each refusal of policy, with sender and recipient where there are any."""
     memory = Memory(listener="mx", settings={"message_size": 100})
     memory.answers.rcpt_replies["no"] = reply.NO_RELAY
     line = memory.connect().ready()
@@ -457,5 +457,6 @@ def test_events_name_the_session_and_the_reply():
     assert connected == {"session": line.session.id, "client": "192.0.2.1", "listener": "mx"}
     refused, too_big = memory.events.of("rejected")
     assert refused["recipient"] == "no@x.example" and refused["session"] == line.session.id
+    assert refused["sender"] == too_big["sender"] == "a@b.example"
     assert refused["reply"] == "550 5.7.1 Relaying denied"
     assert too_big["reply"].startswith("552 5.3.4")
