@@ -207,7 +207,8 @@ class _House:
 
     def _bindings(self) -> list[Binding]:
         # The session's classes import twisted.mail.smtp, which installs a reactor: not before somebody wants a service.
-        from requiretls_mta.smtp._stock import LOGINCredentials, PLAINCredentials  # noqa: PLC0415
+        from requiretls_mta.smtp._stock import LOGINCredentials  # noqa: PLC0415
+        from requiretls_mta.smtp.credentials import PlainCredentials  # noqa: PLC0415
         from requiretls_mta.smtp.factory import RequireTLSESMTPFactory  # noqa: PLC0415
         from requiretls_mta.smtp.proxied import ProxiedFactory  # noqa: PLC0415
         from requiretls_mta.smtp.server import PROMISES  # noqa: PLC0415
@@ -228,7 +229,7 @@ class _House:
                     trusted=listen.trusted,
                 ),
                 contextFactory=self.contexts,
-                challengers={b"PLAIN": PLAINCredentials, b"LOGIN": LOGINCredentials} if submission else None,
+                challengers={b"PLAIN": PlainCredentials, b"LOGIN": LOGINCredentials} if submission else None,
                 promises=PROMISES,
                 pipeline=self._pipeline(listen),
                 events=self.events,

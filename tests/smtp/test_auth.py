@@ -8,17 +8,18 @@ from twisted.cred.credentials import IUsernamePassword
 from twisted.cred.error import UnauthorizedLogin
 from twisted.cred.portal import IRealm, Portal
 from twisted.internet.defer import Deferred
-from twisted.mail.imap4 import LOGINCredentials, PLAINCredentials
+from twisted.mail.imap4 import LOGINCredentials
 from twisted.mail.smtp import IMessageDelivery
 from zope.interface import implementer
 
 from requiretls_mta.message import reply
 from requiretls_mta.smtp.auth import AuthBusyError
+from requiretls_mta.smtp.credentials import PlainCredentials
 from requiretls_mta.tls.facts import ServerTLS
 from tests.smtp.memory import Memory
 
 TLS = ServerTLS(version="TLSv1.3", cipher="TLS_AES_256_GCM_SHA384", bits=256)
-MECHANISMS = {b"PLAIN": PLAINCredentials, b"LOGIN": LOGINCredentials}
+MECHANISMS = {b"PLAIN": PlainCredentials, b"LOGIN": LOGINCredentials}
 
 
 def b64(octets):
@@ -96,6 +97,7 @@ def test_it_is_offered_inside_tls_where_it_is_configured():
         [f"AUTH PLAIN {GOOD}"],
         [f"auth plain {GOOD}"],
         ["AUTH PLAIN", GOOD],
+        [f"AUTH PLAIN {b64(b'ann' + bytes([0]) + b'ann' + bytes([0]) + b'secret')}"],
         ["AUTH LOGIN", b64(b"ann"), b64(b"secret")],
         [f"AUTH LOGIN {b64(b'ann')}", b64(b"secret")],
     ],
@@ -128,6 +130,7 @@ def test_a_login(dialogue):
         ([f"AUTH PLAIN {b64(b'ann')}"], "501 5.5.2"),
         ([f"AUTH PLAIN {BAD}"], "535 5.7.8"),
         ([f"AUTH PLAIN {b64(bytes([0]) + b'nobody' + bytes([0]) + b'secret')}"], "535 5.7.8"),
+        ([f"AUTH PLAIN {b64(b'root' + bytes([0]) + b'ann' + bytes([0]) + b'secret')}"], "535 5.7.8"),
         (["AUTH LOGIN =", b64(b"secret")], "535 5.7.8"),
         (["AUTH LOGIN", "", ""], "535 5.7.8"),
         (["AUTH PLAIN " + "A" * 496], "501 5.5.2"),
@@ -201,12 +204,14 @@ def test_a_login_ends_with_the_session():
 
 
 def test_failed_logins_are_errors():
-    """max_errors ends guessing."""
+    """max_errors ends guessing, and the log shows who guessed."""
     desk = Desk(settings={"max_errors": 3})
     desk.ask(f"AUTH PLAIN {BAD}")
     desk.ask(f"AUTH PLAIN {BAD}")
     assert desk.ask(f"AUTH PLAIN {BAD}")[:9] == "421 4.7.0"
     assert not desk.line.is_open
+    rejected = desk.memory.events.of("rejected")
+    assert [(r["client"], r["reply"][:9]) for r in rejected] == [("192.0.2.1", "535 5.7.8")] * 3
 
 
 def test_auth_of_mail_is_checked_where_auth_is_offered():
