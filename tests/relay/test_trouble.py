@@ -127,12 +127,19 @@ class Trouble(Walking):
                 assert isinstance(got, Delivered) and got.security.tls_version is None, (options, got)
                 self.drop(first)
 
+    @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1:DeprecationWarning")
     @inlineCallbacks
     def test_c36_old_versions_do_not_count(self):
-        """TLS 1.1 is no TLS."""
-        self.mx(maximum=ssl.TLSVersion.TLSv1_1)
-        got = yield self.one(message(), "secret-rcpt@one.test")
-        assert isinstance(got, Failed) and got.reply.enhanced == "5.7.10"
+        """TLS 1.0 and 1.1 are no TLS: 5.7.10, naming the step; who needs none goes without."""
+        for version in (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1):
+            first = self.mx(maximum=version)
+            got = yield self.one(message(), "secret-rcpt@one.test")
+            assert isinstance(got, Failed) and got.reply.enhanced == "5.7.10", got
+            assert got.causes[0].step is Step.STARTTLS and "version" in got.causes[0].detail, got
+            got = yield self.one(message(None), "r@one.test")
+            assert isinstance(got, Delivered) and got.security.tls_version is None, got
+            self.drop(first)
+            self.manager.close()
 
     @inlineCallbacks
     def test_c37_each_domain_for_itself(self):
