@@ -27,7 +27,7 @@ from requiretls_mta.message import header
 from requiretls_mta.message.address import Address, AddressError, ascii_domain, check_domain, names_mailbox
 from requiretls_mta.message.envelope import Recipient
 from requiretls_mta.message.outcome import Deferred as Postponed
-from requiretls_mta.message.outcome import Delivered, Failed, Outcome
+from requiretls_mta.message.outcome import Delivered, Failed, Outcome, attempt_id
 from requiretls_mta.message.reply import BAD_LOCAL_PART, Reply
 from requiretls_mta.message.stored import Message
 
@@ -89,7 +89,10 @@ class MaildirTransport:
         return deferToThreadPool(self._reactor, self._pool, self._deliver, message, list(recipients), self._settings())
 
     def _deliver(self, message: Message, recipients: list[Recipient], settings: MaildirSettings) -> list[Outcome]:
-        return [self._deliver_one(message, recipient, settings) for recipient in recipients]
+        attempt = attempt_id()
+        return [
+            attrs.evolve(self._deliver_one(message, recipient, settings), attempt=attempt) for recipient in recipients
+        ]
 
     def _deliver_one(self, message: Message, recipient: Recipient, settings: MaildirSettings) -> Outcome:
         folder = settings.folder(recipient.address)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import secrets
 
 import attrs
 
@@ -57,6 +58,10 @@ class Security:
     """Whether MAIL carried the keyword."""
 
 
+Delays = tuple[float, float, float]
+"""Seconds of connecting (with all that came before it), of TLS, and of the transfer."""
+
+
 @attrs.frozen(kw_only=True)
 class Delivered:
     """The next hop, or the mailbox, has taken responsibility."""
@@ -68,8 +73,9 @@ class Delivered:
     causes: tuple[Cause, ...] = ()
     dsn_relayed: bool = False
     """Whether the next hop took over the DSN parameters (RFC 3461 5.2.2)."""
-    delays: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """Seconds of connecting, of TLS, and of the transfer."""
+    attempt: str = ""
+    """The id of the attempt, in all that the log says of it."""
+    delays: Delays = (0.0, 0.0, 0.0)
 
 
 @attrs.frozen(kw_only=True)
@@ -81,6 +87,8 @@ class Deferred:
     host: str | None = None
     security: Security | None = None
     causes: tuple[Cause, ...] = ()
+    attempt: str = ""
+    delays: Delays = (0.0, 0.0, 0.0)
 
 
 @attrs.frozen(kw_only=True)
@@ -92,6 +100,13 @@ class Failed:
     host: str | None = None
     security: Security | None = None
     causes: tuple[Cause, ...] = ()
+    attempt: str = ""
+    delays: Delays = (0.0, 0.0, 0.0)
 
 
 Outcome = Delivered | Deferred | Failed
+
+
+def attempt_id() -> str:
+    """A new name for an attempt."""
+    return secrets.token_hex(6)

@@ -1,4 +1,4 @@
-"""Date and time as messages write them (RFC 5322 3.3)."""
+"""Date and time: as messages write them (RFC 5322 3.3), and as logs do (RFC 3339)."""
 
 from __future__ import annotations
 
@@ -21,3 +21,9 @@ def _date_time(second: int) -> str:
         f"{_DAYS[t.tm_wday]}, {t.tm_mday} {_MONTHS[t.tm_mon - 1]} {t.tm_year} "
         f"{t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02} +0000"
     )
+
+
+def rfc3339(when: float) -> str:
+    """RFC 3339 in UTC with milliseconds, of Unix seconds."""
+    second, milliseconds = divmod(int(when * 1000), 1000)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)) + f".{milliseconds:03d}Z"

@@ -36,8 +36,11 @@ class Admission:
         self._settings = settings
         self._events = events
 
-    async def admit(self, message: Message) -> None:
-        """Returns when the message is on disk; raises `StoreFull`, `AliasLoopError` or the store's own error."""
+    async def admit(self, message: Message, session: str | None = None) -> None:
+        """Returns when the message is on disk; raises `StoreFull`, `AliasLoopError` or the store's own error.
+
+        `session` is the id of the one that brought it.
+        """
         recipients = expand(message.envelope.recipients, self._settings())
         if recipients is not message.envelope.recipients:
             message = attrs.evolve(message, envelope=attrs.evolve(message.envelope, recipients=recipients))
@@ -45,6 +48,7 @@ class Admission:
         envelope = message.envelope
         self._events.emit(
             "queued",
+            session=session,
             queue_id=message.id,
             sender=envelope.reverse_path,
             recipients=len(recipients),

@@ -135,7 +135,7 @@ class Reception:
                 writer.abort()
                 return refused
             message = self._message(content, header, body, verdicts=verdicts, cuts=forged)
-            await self._station.admission.admit(message)
+            await self._station.admission.admit(message, self._session.id)
         except StoreFull:
             writer.abort()
             return reply.STORE_FULL

@@ -6,11 +6,14 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
+import attrs
+
 from requiretls_mta.message.outcome import Deferred as Postponed
-from requiretls_mta.message.outcome import Delivered, Failed, Outcome, Step
+from requiretls_mta.message.outcome import Delivered, Failed, Outcome, Step, attempt_id
 from requiretls_mta.message.ports import Events
 from requiretls_mta.message.reply import Reply
 from requiretls_mta.message.stored import Message
+from requiretls_mta.message.trace import rfc3339
 from requiretls_mta.queue.store import Entry, Lease, Settled
 from requiretls_mta.relay.retry import RetrySettings, next_attempt
 
@@ -40,9 +43,7 @@ def keep_unreported(settled: Settled, due: float) -> Settled:
     if not isinstance(outcome, Failed):
         return settled
     reply = Reply(451, "4.3.0", f"failed, but no report could be written: {outcome.reply}")
-    kept = Postponed(
-        recipient=outcome.recipient, reply=reply, host=outcome.host, security=outcome.security, causes=outcome.causes
-    )
+    kept = Postponed(**_fields(outcome) | {"reply": reply})
     return Settled(number=settled.number, outcome=kept, next_attempt=due, final=False)
 
 
@@ -56,7 +57,8 @@ def tell(events: Events, message: Message, entry: Entry, settled: Settled, now: 
         "mx": outcome.host,
         "reply": str(outcome.reply),
         "requiretls": message.envelope.tag.value if message.envelope.tag else None,
-        "attempt": entry.attempts + 1,
+        "attempt": outcome.attempt or attempt_id(),
+        "attempts": entry.attempts + 1,
         "delay": round(max(now - message.received, 0.0), 3),
     }
     if (security := outcome.security) is not None:
@@ -66,14 +68,13 @@ def tell(events: Events, message: Message, entry: Entry, settled: Settled, now: 
             "mx_security": security.mx_security,
             "keyword": security.requiretls,
         }
+    queued = max(fields["delay"] - sum(outcome.delays), 0.0)
+    fields["delays"] = [round(value, 3) for value in (queued, *outcome.delays)]
     match outcome:
         case Delivered():
-            connect, tls, transfer = outcome.delays
-            queued = max(fields["delay"] - connect - tls - transfer, 0.0)
-            fields["delays"] = [round(value, 3) for value in (queued, connect, tls, transfer)]
             events.emit("delivered", **fields)
         case Postponed():
-            events.emit("deferred", **fields, next_attempt=settled.next_attempt)
+            events.emit("deferred", **fields, next_attempt=rfc3339(settled.next_attempt))
         case Failed():
             events.emit("expired" if outcome.reply.enhanced == "5.4.7" else "bounced", **fields)
 
@@ -91,10 +92,8 @@ def is_unreachable(outcome: Outcome) -> bool:
 def _expired(outcome: Postponed) -> Failed:
     """What was only postponed so far has had its time (RFC 3463 X.4.7); the last reply stays in the text."""
     reply = Reply(550, "5.4.7", f"delivery time expired; last: {outcome.reply}")
-    return Failed(
-        recipient=outcome.recipient,
-        reply=reply,
-        host=outcome.host,
-        security=outcome.security,
-        causes=outcome.causes,
-    )
+    return Failed(**_fields(outcome) | {"reply": reply})
+
+
+def _fields(outcome: Postponed | Failed) -> dict[str, Any]:
+    return attrs.asdict(outcome, recurse=False)

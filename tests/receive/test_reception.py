@@ -169,7 +169,7 @@ def test_an_accepted_message_has_its_received_field_and_its_id_in_the_reply():
         b"\tid %s\r\n\tfor <anna@example.org>; Tue, 14 Nov 2023 22:13:20 +0000\r\n" % message.id.encode()
     )
     assert [lease.message for lease in bench.schedule.leases] == [message]
-    assert [f["queue_id"] for _, f in bench.events.seen] == [message.id, message.id]
+    assert [(f["queue_id"], f["session"]) for _, f in bench.events.seen] == [(message.id, "s1")] * 2
 
 
 def test_received_tells_no_second_recipient_and_trusts_no_helo():

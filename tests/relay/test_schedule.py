@@ -128,12 +128,14 @@ def test_a_postponed_recipient_comes_back_alone():
     bench = Bench(transport)
     bench.schedule.start()
     bench.submit(message(1, ["a@x.test", "b@x.test"]))
-    assert bench.events.of("deferred")[0]["reply"] == "451 4.3.0 later"
+    deferred = bench.events.of("deferred")[0]
+    assert deferred["reply"] == "451 4.3.0 later" and deferred["attempt"] and len(deferred["delays"]) == 4
+    assert deferred["next_attempt"].startswith("1970-01-01T00:00:") and deferred["next_attempt"].endswith("Z")
     bench.turn(47)
     assert len(transport.calls) == 1
     bench.turn(13.1)
     assert transport.calls[1:] == [("0000000000000001", ["b"])]
-    assert bench.events.of("delivered")[1]["attempt"] == 2
+    assert bench.events.of("delivered")[1]["attempts"] == 2
 
 
 def test_a_failure_gives_birth_to_its_report_in_the_same_settlement():
