@@ -7,7 +7,8 @@ from collections.abc import Callable
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 """No i, l, o, u: nothing that is misread; one case: safe as file names everywhere."""
 LENGTH = 16
-_TICK = 16e-6
+TICK = 16e-6
+"""Seconds."""
 _TIME_BITS, _EPOCH_BITS = 50, 30
 EPOCHS = 1 << _EPOCH_BITS
 """How many openings of a store are told apart."""
@@ -29,7 +30,7 @@ class QueueIds:
     def new(self) -> str:
         """An id that was never given before."""
         # Two ids in one tick: the later one borrows the next tick.
-        self.last = min(max(self.last + 1, int(self._wall() / _TICK)), (1 << _TIME_BITS) - 1)
+        self.last = min(max(self.last + 1, int(self._wall() / TICK)), (1 << _TIME_BITS) - 1)
         return _digits(self.last, _TIME_BITS // 5) + self._suffix
 
 

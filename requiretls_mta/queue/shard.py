@@ -21,14 +21,14 @@ from typing import Any
 from requiretls_mta.message.stored import Message
 from requiretls_mta.queue import codec, files, tables
 from requiretls_mta.queue.changes import Accept, Change, Group, Leased, Rows, Settle
-from requiretls_mta.queue.ids import EPOCHS, QueueIds, tick_of
+from requiretls_mta.queue.ids import EPOCHS, TICK, QueueIds, tick_of
 from requiretls_mta.queue.schema import migrate
 from requiretls_mta.queue.settings import QueueSettings
 from requiretls_mta.queue.store import Lease, Row, StoreFull
 
 _PAGE = 200
 """Messages read at once where all are wanted."""
-_STEP = 60.0
+_STEP = 1.0
 """Seconds by which the clock must have gone back before the queue's times follow it."""
 
 
@@ -126,7 +126,8 @@ class Shard:
             # Leases end with the process that held them.
             self._set_due("due = ?", codec.LEASED)
         self._ids = QueueIds(self._wall, epoch, max(meta.get("tick", 0), tick_of(newest or "")))
-        self._latest = codec.read_time(meta.get("wall", 0))
+        # After a crash the newest message may be all that tells how late it was.
+        self._latest = max(codec.read_time(meta.get("wall", 0)), tick_of(newest or "") * TICK)
         self.files.remove_orphans(self._has_file)
 
     def _has_file(self, message_id: str) -> bool:
@@ -215,6 +216,8 @@ class Shard:
                     " WHERE message = new.m AND number = new.n",
                     (json.dumps(group.updates),),
                 )
+                self._latest = max(self._latest, self._wall())
+                self._keep("wall", codec.write_time(self._latest))
             if group.updated:
                 self._set_due(f"seq IN {tables.SEQS}", json.dumps(group.updated))
             if group.removed:
