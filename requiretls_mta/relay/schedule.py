@@ -83,6 +83,7 @@ class Schedule:
         self._leases = 0
         self._parked = 0
         self._claiming = False
+        self._asked = 0.0
         self._again = False
         self._look_past = float("-inf")
         self._running = False
@@ -151,7 +152,8 @@ class Schedule:
             if self._clock.seconds() < self._look_past:
                 return
             self._look_past = self._clock.seconds() + settings.full_check
-        leases = await self._store.claim(room, self._wall())
+        self._asked = self._wall()
+        leases = await self._store.claim(room, self._asked)
         if not self._running:
             self.take(leases)
             return
@@ -181,8 +183,8 @@ class Schedule:
         if self._is_full:
             pause = min(pause, self._settings().full_check)
         elif due is not None and self.has_room:
-            # wall may have been set back; the store is asked again after idle_check in any case.
-            pause = min(max(due - self._wall(), 0.05), pause)
+            # By the clock that the store was asked by: set back since, it would make the pause longer.
+            pause = min(max(due - self._asked, 0.05), pause)
         self._cancel_timer()
         self._timer = self._clock.callLater(pause, self._timed)
 
