@@ -89,7 +89,7 @@ class Shard:
                 raise
         except sqlite3.Error as error:
             self._unlock()
-            raise self._trouble(error) from error
+            raise self.trouble(error) from error
         except BaseException:
             self._unlock()
             raise
@@ -181,7 +181,7 @@ class Shard:
         except Exception as error:
             for message_id in group.placed:
                 self.files.discard(message_id)
-            return self._trouble(error)
+            return self.trouble(error)
         self._seq = group.seq
         self.commits += 1
         for message_id in group.ended:
@@ -364,7 +364,7 @@ class Shard:
         finally:
             self._db.execute("PRAGMA synchronous = FULL").close()
 
-    def _trouble(self, error: Exception) -> Exception:
+    def trouble(self, error: Exception) -> Exception:
         """`StoreFull` for what means that; other errors as they are, with the path in a database error's text."""
         match error:
             case sqlite3.Error() if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:

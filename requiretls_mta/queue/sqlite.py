@@ -308,7 +308,8 @@ class SQLiteStore:
                 results[index] = outcome
         for index, job in enumerate(jobs):
             if not isinstance(job, Accept | Settle):
-                results[index] = _run(job)
+                result = _run(job)
+                results[index] = self._shard.trouble(result) if isinstance(result, Exception) else result
         return results
 
     def _do_file_work(self, jobs: Sequence[FileWork]) -> list[Exception | None]:

@@ -10,6 +10,7 @@ import attrs
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from requiretls_mta.message.envelope import Recipient
 from requiretls_mta.message.outcome import Deferred as Postponed
@@ -17,7 +18,7 @@ from requiretls_mta.message.outcome import Failed, Outcome
 from requiretls_mta.message.ports import Events
 from requiretls_mta.message.reply import Reply
 from requiretls_mta.message.stored import Message
-from requiretls_mta.queue.store import Entry, IQueueStore, Lease, Settlement
+from requiretls_mta.queue.store import Entry, IQueueStore, Lease, Settlement, StoreFull
 from requiretls_mta.relay.destination import BROKE_OFF, Attempt, Destination, Group, Way
 from requiretls_mta.relay.retry import RetrySettings
 from requiretls_mta.relay.settling import keep_unreported, settle, tell
@@ -51,7 +52,8 @@ class ScheduleSettings:
     idle_check: float = 60.0
     """Seconds after which the store is asked for due messages even if nothing said so."""
     full_check: float = 10.0
-    """Seconds between looks past what is due for full destinations, when no more can be parked."""
+    """Seconds between looks past what is due for full destinations, when no more can be parked; and between looks at a
+    queue that could not be read."""
 
 
 class Schedule:
@@ -133,8 +135,7 @@ class Schedule:
         self._claiming = True
         self._cancel_timer()
         work = Deferred.fromCoroutine(self._claim())
-        work.addErrback(lambda failure: self._log.failure("the queue cannot be read", failure))
-        work.addBoth(lambda _: self._claimed())
+        work.addCallbacks(lambda _: self._claimed(), self._not_claimed)
 
     def take(self, leases: Sequence[Lease]) -> None:
         """Attempt these, or give them back to the store when there is no room or the schedule has stopped."""
@@ -175,6 +176,17 @@ class Schedule:
         else:
             due = self._store.next_due()
             due.addCallbacks(self._sleep, lambda _: self._sleep(None))
+
+    def _not_claimed(self, failure: Failure) -> None:
+        self._claiming = self._again = False
+        if failure.check(StoreFull):
+            self._log.error("nothing is attempted while the queue has no space: {error}", error=str(failure.value))
+        else:
+            self._log.failure("the queue cannot be read", failure)
+        self._check_stopped()
+        if self._running:
+            self._cancel_timer()
+            self._timer = self._clock.callLater(self._settings().full_check, self._timed)
 
     def _sleep(self, due: float | None) -> None:
         if not self._running or self._claiming:

@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from requiretls_mta import __version__
-from requiretls_mta.queue.store import IQueueStore, Row
+from requiretls_mta.queue.store import IQueueStore, Row, StoreFull
 from requiretls_mta.service.queue_view import message_json, row_json
 from requiretls_mta.service.unix_path import socket_path
 
@@ -133,7 +133,7 @@ class _ControlProtocol(LineOnlyReceiver):
         while self._waiting:
             try:
                 result = await self._carry_out(self._waiting.popleft())
-            except RequestError as error:
+            except (RequestError, StoreFull) as error:
                 self._send({"ok": False, "error": str(error)})
             except Exception as error:
                 self._log.failure("a request at the control socket failed")

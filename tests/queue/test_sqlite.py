@@ -1,5 +1,6 @@
 """The embedded store over a real reactor."""
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -143,6 +144,18 @@ class SQLiteStoreTests(StoreContract, TestCase):
         await settled
         assert [row.id for row in await store.rows()] == [report.id]
         await self.put(store)
+
+    async def test_verbs_on_a_full_disk(self):
+        """Whatever the shard was asked, what it says for want of space is StoreFull."""
+        store = await self.opened()
+
+        def full(*_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        self.patch(store._shard, "hold", full)
+        self.patch(store._shard, "claim", full)
+        await self.assertFailure(store.hold("x", True), StoreFull)
+        await self.assertFailure(store.claim(1, NOW), StoreFull)
 
     async def test_outcomes_that_wait_for_space_are_told_at_the_end(self):
         """Closing tries once more and then says what was lost."""

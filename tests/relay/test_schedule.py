@@ -16,6 +16,7 @@ from requiretls_mta.message.outcome import Cause, Delivered, Failed, Step
 from requiretls_mta.message.outcome import Deferred as Postponed
 from requiretls_mta.message.reply import Reply
 from requiretls_mta.message.stored import BytesBody, Message
+from requiretls_mta.queue.store import StoreFull
 from requiretls_mta.relay.destination import Way
 from requiretls_mta.relay.retry import RetrySettings, lifetime_of, next_attempt
 from requiretls_mta.relay.schedule import Schedule, ScheduleSettings
@@ -162,6 +163,27 @@ class Broken(SynchronousTestCase):
         assert bench.events.of("deferred")[0]["reply"].startswith("451 4.3.0")
         assert list(bench.store.messages) == ["0000000000000001"]
         assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
+
+    def test_a_queue_that_cannot_be_read(self):
+        """It is asked again in a while, not at once and for ever; with space again, all goes on."""
+        transport = Scripted(lambda rs: succeed(delivered(rs)))
+        for trouble, traces in ((StoreFull("no space"), 0), (OSError("disk"), 3)):
+            bench = Bench(transport)
+            asked, claim = [], bench.store.claim
+            bench.store.claim = lambda *_, asked=asked, trouble=trouble: asked.append(0) or fail(trouble)
+            bench.schedule.start()
+            bench.submit(message(1))
+            assert len(asked) == 2
+            bench.turn(9.9)
+            assert len(asked) == 2
+            bench.turn(0.2)
+            assert len(asked) == 3
+            assert len(self.flushLoggedErrors(OSError)) == traces
+            bench.store.claim = claim
+            bench.turn(10.1)
+            assert bench.store.messages == {}
+            stopped = bench.schedule.stop()
+            assert stopped.called and not bench.clock.getDelayedCalls()
 
     def test_a_settlement_that_fails_leaves_the_message(self):
         """What the disk does not take is repeated some day, not forgotten."""
