@@ -27,6 +27,7 @@ def cli() -> None:
 
 
 @cli.command()
+@config_options
 def version() -> None:
     """Print the version."""
     click.echo(f"{NAME} {__version__}")
@@ -34,6 +35,7 @@ def version() -> None:
 
 @cli.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@config_options
 def completion(shell: str) -> None:
     """Print the completion script of a shell, for example: eval "$(requiretls-mta completion bash)"."""
     from click.shell_completion import get_completion_class

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Sequence
-from email.utils import formatdate
 
 from requiretls_mta.message.header import fields
 from requiretls_mta.message.profile import Profile
+from requiretls_mta.message.trace import date_time
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _FIRST_FIELD = re.compile(rb"[!-9;-~]+[ \t]*:")
@@ -33,7 +33,7 @@ def prepare(
     wanted = {
         "From": sender or "MAILER-DAEMON",
         "To": ", ".join(recipients),
-        "Date": formatdate(now),
+        "Date": date_time(now),
         "Message-ID": f"<{secrets.token_hex(12)}@{domain}>",
     }
     if tls_optional is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from email.utils import formatdate
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
@@ -16,6 +15,7 @@ from requiretls_mta.message.address import Address, ascii_domain
 from requiretls_mta.message.content import Content
 from requiretls_mta.message.envelope import Envelope, Recipient, Tag
 from requiretls_mta.message.reply import Reply
+from requiretls_mta.message.trace import date_time
 from requiretls_mta.smtp import _stock
 from requiretls_mta.smtp.interfaces import IEnvelopeDelivery, Session
 
@@ -159,7 +159,7 @@ def stock_received(session: Session, host: bytes, now: float) -> bytes:
     helo = session.helo if _HELO.match(session.helo) else "unknown"
     where = session.peer.literal
     field = f"Received: from {helo} ({where})\n\tby {host.decode('ascii', 'replace')} with {session.protocol}"
-    return f"{field}\n\tid {session.id}; {formatdate(now)}".encode()
+    return f"{field}\n\tid {session.id}; {date_time(now)}".encode()
 
 
 def _promises_of(envelope: Envelope) -> set[str]:

@@ -83,6 +83,13 @@ def test_wrong_usage_is_status_2(words):
     assert run(*words).exit_code == 2
 
 
+def test_every_command_takes_the_configuration():
+    """Whoever appends `--config` to all of them is understood by all."""
+    for name, command in cli.commands.items():
+        for each in getattr(command, "commands", {name: command}).values():
+            assert {"config_file", "sets"} <= {option.name for option in each.params}, (name, each.name)
+
+
 def test_every_command_has_help():
     """One line at least."""
     for name, command in cli.commands.items():

@@ -181,7 +181,7 @@ def test_missing_fields_are_added_and_others_kept():
     header, body = made.split("\r\n\r\n")
     assert header.count("From:") == 1
     assert "To: c@d" in header
-    assert "Date: Thu, 01 Jan 1970 00:00:00 -0000" in header
+    assert "Date: Thu, 1 Jan 1970 00:00:00 +0000" in header
     assert body == "body\r\n"
 
 

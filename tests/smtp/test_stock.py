@@ -270,7 +270,7 @@ def test_hooks_of_a_subclass_and_a_received_field_of_our_own():
     talk(Factory(wall=lambda: 0.0), TRANSACTION + b"x: y\r\n.\r\n")
     received = made[0].lines[0].decode()
     assert received.startswith("Received: from x.example ([192.0.2.1])\n\tby console.test with ESMTP\n\tid ")
-    assert received.endswith("; Thu, 01 Jan 1970 00:00:00 -0000")
+    assert received.endswith("; Thu, 1 Jan 1970 00:00:00 +0000")
 
 
 def test_hooks_of_commands_and_extensions():
