@@ -95,7 +95,8 @@ def load_config(path: str | os.PathLike[str] | None = None, overrides: Iterable[
 
     Relative paths start at the file's folder, without a file at the current one.
     """
-    file = Path(path).absolute() if path is not None else None
+    # The folder's own name, for what lies in it must not lead through "..".
+    file = Path(path).parent.resolve() / Path(path).name if path is not None else None
     raw: dict[str, Any] = {}
     problems: list[Problem] = []
     sets: list[Override] = []

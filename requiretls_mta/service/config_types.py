@@ -247,6 +247,8 @@ def parse_maildir(value: object, folder: Path) -> Maildir:
     text = parse_text(value)
     if not text or any(m.group(1) not in ("domain", "local", "user") for m in _PLACEHOLDER.finditer(text)):
         raise Refused("a path in which {domain}, {local} and {user} may stand")
+    if ".." in Path(text).parts:
+        raise Refused("a path without ..")
     return Maildir(str(folder / text))
 
 

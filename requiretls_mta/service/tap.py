@@ -15,13 +15,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from requiretls_mta.service.config import Config
-from requiretls_mta.service.config_errors import ConfigError
 from requiretls_mta.service.config_notes import needs_restart, without_effect
 from requiretls_mta.service.embedded import ensure_user, welcome
 from requiretls_mta.service.mta import MTA
 from requiretls_mta.service.options import Options
-from requiretls_mta.tls.client import TrustError
-from requiretls_mta.tls.server import CertificateError
 
 
 def makeService(options: Options) -> IService:
@@ -120,11 +117,11 @@ class Process(MultiService):
     def _or_exit(self, start: Callable[[], None]) -> None:
         try:
             start()
-        except (ConfigError, CertificateError, TrustError, OSError) as error:
-            raise SystemExit(f"requiretls-mta: {error}") from error
         except Exception as error:
+            # No turn of the reactor comes any more in which the log could write what waits, or the reason.
+            self._options.log.detach()
             # Errors with a text of their own for the operator end here; a bug keeps its traceback.
-            if type(error).__module__.startswith("requiretls_mta."):
+            if isinstance(error, OSError) or type(error).__module__.startswith("requiretls_mta."):
                 raise SystemExit(f"requiretls-mta: {error}") from error
             raise
 

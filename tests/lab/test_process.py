@@ -207,7 +207,7 @@ def run(folder, *arguments):
 
 
 def test_starts_that_must_not_succeed(tmp_path, start, port):
-    """A bad configuration, a port in use, a queue in use: status 1, the reason in a line, no traceback."""
+    """A bad configuration, a port or queue in use, no state folder: status 1, the reason in a line, no traceback."""
     mta = start(tmp_path / "a", config(port, tmp_path)).start()
     bad = tmp_path / "bad.toml"
     bad.write_text('hostnam = "x"\n[relay]\nport = "x"\n')
@@ -220,6 +220,13 @@ def test_starts_that_must_not_succeed(tmp_path, start, port):
     assert failed.returncode == 1
     assert f"cannot listen on tcp:{port}" in failed.stderr + failed.stdout
     assert "Traceback" not in failed.stderr
+    for state, says in (("open", "0700 is needed"), ("other.toml/state", "Not a directory")):
+        (tmp_path / "open").mkdir(mode=0o777, exist_ok=True)
+        (tmp_path / "open").chmod(0o777)
+        free = f"listen.mx.endpoint=tcp:{free_port(ADDRESS)}"
+        failed = run(tmp_path, "--config", str(other), "--set", f"state={tmp_path}/{state}", "--set", free)
+        assert failed.returncode == 1
+        assert says in failed.stderr + failed.stdout and "Traceback" not in failed.stderr + failed.stdout, failed
     locked = run(tmp_path, "--config", str(mta.file), "--set", f"listen.mx.endpoint=tcp:{free_port(ADDRESS)}")
     assert locked.returncode == 1
     assert str(tmp_path / "a/state") in locked.stdout + locked.stderr

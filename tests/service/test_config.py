@@ -231,6 +231,7 @@ def test_an_unknown_key_comes_with_the_nearest_known_one(tmp_path, text, key, me
         ('[domains]\nlocal = ["a.example"]', "delivery"),
         ('[delivery]\nmaildir = "m"\nlmtp = "tcp:h:24"', "delivery"),
         ('[delivery]\nmaildir = "m/{what}"', "delivery.maildir"),
+        ('[delivery]\nmaildir = "m/../{local}"', "delivery.maildir"),
         ('[delivery]\nlmtp = "h:24"', "delivery.lmtp"),
         ('[delivery]\nmaildir = "m"\nrecipients = "callout"', "delivery.recipients"),
         ('[domains]\nlocal = ["a.b"]\nrelay = ["A.b"]\n[delivery]\nmaildir = "m"', "domains.relay"),
@@ -343,6 +344,11 @@ def test_relative_paths_start_at_the_files_folder(tmp_path, monkeypatch):
     assert config.state == tmp_path / "var"
     assert config.relay.trust == str(tmp_path / "ca.pem")
     assert config.delivery.maildir == f"{tmp_path}/m/{{local}}"
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    from_below = load_config(Path("..") / config.file.name)
+    assert from_below == config and from_below.file == config.file
+    monkeypatch.chdir("/")
     assert load_config(None, ["state=var"]).state == Path("/var")
 
 
