@@ -327,12 +327,14 @@ class Schedule:
         settlements, self._settlements = self._settlements, []
         work = maybeDeferred(self._store.settle, settlements)
         self._settling.add(work)
-        work.addErrback(
-            lambda failure: self._log.failure(
-                "outcomes cannot be stored; they will be repeated after a restart", failure
-            )
-        )
+        work.addErrback(self._not_stored, len(settlements))
         work.addBoth(lambda _: self._flushed(work, settlements))
+
+    def _not_stored(self, failure: Failure, count: int) -> None:
+        if self._stopping is not None:  # it was waited for, but not for ever
+            self._log.warn("too late to store outcomes of {count} messages: attempted again at the start", count=count)
+        else:
+            self._log.failure("outcomes cannot be stored; they will be repeated after a restart", failure)
 
     def _flushed(self, work: Deferred[Any], settlements: list[Settlement]) -> None:
         self._settling.discard(work)

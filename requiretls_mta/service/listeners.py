@@ -19,6 +19,9 @@ class Drainable(Protocol):
     def drain(self) -> Deferred[None]:
         """Answer idle sessions 421, let the others finish their message; fires when none is left."""
 
+    def cut(self) -> None:
+        """Answer those that are left 421, and end them."""
+
 
 @attrs.frozen(kw_only=True)
 class Binding:
@@ -70,8 +73,16 @@ class Listeners(Service):
         """Stop listening, then bring the sessions to their end."""
         ports, self._ports = self._ports, []
         await DeferredList([maybeDeferred(port.stopListening) for port in ports])
-        factories = {id(b.sessions): b.sessions for b in self._bindings}
-        await DeferredList([sessions.drain() for sessions in factories.values()])
+        await DeferredList([sessions.drain() for sessions in self._sessions])
+
+    def cut(self) -> None:
+        """End the sessions that did not come to their end."""
+        for sessions in self._sessions:
+            sessions.cut()
+
+    @property
+    def _sessions(self) -> list[Drainable]:
+        return list({id(b.sessions): b.sessions for b in self._bindings}.values())
 
 
 def _bind(reactor: Any, binding: Binding) -> IListeningPort:

@@ -119,6 +119,7 @@ class MTA(Service):
         outgoing = maybeDeferred(self._parts.drain)
         for work in (incoming, outgoing):
             work.addTimeout(GRACE, self._reactor, onTimeoutCancel=lambda _, __: None)
+        incoming.addCallback(lambda _: self._parts.listeners.cut())
         for step in (lambda: incoming, lambda: outgoing, self._parts.closed, self._close_store):
             try:
                 await maybeDeferred(step)

@@ -153,6 +153,10 @@ class ConnectionSession(DataSession):
         if not self.in_message:
             self.close(reply.SHUTTING_DOWN, linger=_STOP_LINGER)
 
+    def cut_short(self) -> None:
+        """End the session now; a message that is still coming in was never accepted."""
+        self.close(reply.SHUTTING_DOWN, linger=_STOP_LINGER)
+
     def go_on(self) -> None:
         """A session that is to end takes no more commands; the chunks of a message are not new ones."""
         if self.stopping and not self.in_message:

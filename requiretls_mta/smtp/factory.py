@@ -117,6 +117,11 @@ class RequireTLSESMTPFactory(SMTPFactory):
                 session.shutdown()
         return self._drained if self.sessions else succeed(None)
 
+    def cut(self) -> None:
+        """End the sessions that are left, whatever they are at: 421."""
+        for session in list(self.sessions):
+            session.cut_short()
+
     def _ended(self, session: ConnectionSession) -> None:
         self.sessions.discard(session)
         if self._drained is not None and not self.sessions and not self._drained.called:

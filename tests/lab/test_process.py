@@ -92,7 +92,7 @@ def test_sigterm_ends_everything_in_order(tmp_path, start, port):
 
 
 def test_sigterm_does_not_wait_for_ever(tmp_path, start, port):
-    """A client in DATA that says nothing more is cut off; status 0 within 8 seconds."""
+    """A client in DATA that says nothing more is told 421 4.3.2 and cut off; status 0 within 8 seconds."""
     mta = start(tmp_path, config(port, tmp_path)).start()
     busy = Talk(port, ADDRESS)
     busy.hear()
@@ -100,6 +100,7 @@ def test_sigterm_does_not_wait_for_ever(tmp_path, start, port):
     [busy.hear() for _ in range(4)]
     began = time.monotonic()
     mta.process.send_signal(signal.SIGTERM)
+    assert busy.rest().startswith(b"421 4.3.2 ")
     assert mta.process.wait(10) == 0
     assert time.monotonic() - began < 8
 

@@ -98,6 +98,7 @@ def test_an_answer_that_does_not_come_keeps_nobody(world):
     assert time.monotonic() - began < 8
     (row,) = json.loads(mta.tool("queue", "list", "--json"))
     assert row["recipients"][0]["state"] == "queued"
+    assert "traceback" not in mta.log.read_text().lower()
     slow.say.set()
     mta.start()
     end = time.monotonic() + 10
