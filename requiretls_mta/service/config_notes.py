@@ -45,6 +45,8 @@ RELOADED: tuple[Path_, ...] = (
     ("dmarc",),
 )
 """Certificates, keys, CA bundle, aliases, users and policies: what SIGHUP puts into force."""
+_NOT_RELOADED: tuple[Path_, ...] = (("requiretls", "enabled"), ("access", "users"))
+"""But these of them: what listeners offer, and where (not what) the users' file is."""
 
 
 def without_effect(config: Config) -> list[str]:
@@ -60,7 +62,9 @@ def needs_restart(old: Config, new: Config) -> list[str]:
     """The changed keys that only a restart puts into force, in their order."""
     before, after = (dict(_leaves(as_toml_tables(config))) for config in (old, new))
     changed = [key for key in (before | after) if before.get(key) != after.get(key)]
-    return [dotted(key) for key in changed if not any(_within(key, prefix) for prefix in RELOADED)]
+    return [
+        dotted(key) for key in changed if key in _NOT_RELOADED or not any(_within(key, prefix) for prefix in RELOADED)
+    ]
 
 
 def unreadable_files(config: Config) -> list[Problem]:

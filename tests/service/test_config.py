@@ -497,6 +497,8 @@ def test_a_change_that_needs_a_restart_is_named():
     new = load_config(None, ["hostname=a.example", "limits.message_size=1M", "aliases={'a@x'='b@x'}", "relay.port=26"])
     assert needs_restart(old, new) == ["limits.message_size", "relay.port"]
     assert needs_restart(old, old) == []
+    new = load_config(None, ["hostname=a.example", "requiretls.enabled=false", "access.users=other"])
+    assert needs_restart(old, new) == ["access.users", "requiretls.enabled"]
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path):
