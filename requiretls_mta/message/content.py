@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import attrs
 
+HEADER_KEPT = 64 * 1024
+"""Octets of a header section that are kept while it arrives; who needs more of it reads the stored message."""
 _CRLF = b"\r\n"
 _DOT = b"\r\n."
 _EMPTY = b"\r\n\r\n"
@@ -25,7 +27,7 @@ class Content:
 
 
 class ContentScanner:
-    """Feed chunks, get a `Content` and the header section; keeps the header, up to its limit."""
+    """Feed chunks, get a `Content` and the header section; keeps `HEADER_KEPT` octets of it."""
 
     __slots__ = (
         "_body_start",
@@ -59,7 +61,7 @@ class ContentScanner:
 
     @property
     def header(self) -> bytes:
-        """The header section with its last CRLF, at most the limit's number of octets."""
+        """The header section with its last CRLF; of a longer one the first `HEADER_KEPT` octets, or the limit's."""
         return bytes(self._head if self._body_start < 0 else self._head[: self._body_start])
 
     def feed(self, chunk: bytes, *, dots: bool = True) -> None:
@@ -96,7 +98,7 @@ class ContentScanner:
             self._body_start = self.size + at + 2
             cut = max(at + 2, 0)
             part, rest = chunk[:cut], chunk[cut:]
-        room = self._limit - len(self._head)
+        room = min(self._limit, HEADER_KEPT) - len(self._head)
         if room > 0:
             self._head += part[:room]
         if not part.isascii():

@@ -61,7 +61,7 @@ class Message:
 
     def header(self) -> bytes:
         """The header section as received, with its last CRLF."""
-        return b"".join(self._span(0, self.content.header_end))
+        return header_of(self.body, self.content)
 
     def pieces(self, extra_cuts: tuple[tuple[int, int], ...] = ()) -> Iterator[bytes]:
         """The octets that go out, in pieces of at most `CHUNK`; `extra_cuts` leaves out more of the header."""
@@ -81,9 +81,18 @@ class Message:
             yield at, self.body.size
 
     def _span(self, start: int, end: int) -> Iterator[bytes]:
-        while start < end:
-            piece = self.body.read(start, min(CHUNK, end - start))
-            if not piece:
-                raise EOFError(f"the body of message {self.id} ends at octet {start} of {self.body.size}")
-            yield piece
-            start += len(piece)
+        return _span(self.body, start, end)
+
+
+def header_of(body: Body, content: Content) -> bytes:
+    """The header section of a body, with its last CRLF."""
+    return b"".join(_span(body, 0, content.header_end))
+
+
+def _span(body: Body, start: int, end: int) -> Iterator[bytes]:
+    while start < end:
+        piece = body.read(start, min(CHUNK, end - start))
+        if not piece:
+            raise EOFError(f"the body ends at octet {start} of {body.size}")
+        yield piece
+        start += len(piece)

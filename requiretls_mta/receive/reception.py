@@ -16,7 +16,7 @@ from requiretls_mta.message.content import Content
 from requiretls_mta.message.envelope import Envelope, Recipient, Tag
 from requiretls_mta.message.ports import Body, Events
 from requiretls_mta.message.reply import Reply
-from requiretls_mta.message.stored import Message
+from requiretls_mta.message.stored import Message, header_of
 from requiretls_mta.queue.store import BodyWriter, IQueueStore, StoreFull
 from requiretls_mta.receive.admission import Admission
 from requiretls_mta.receive.recipients import AliasLoopError, complete, refusal
@@ -120,6 +120,9 @@ class Reception:
         if writer is None:
             return self._broken or reply.LOCAL_ERROR
         try:
+            body = await writer.finish()
+            if len(header) < content.header_end:  # too long for the session to keep
+                header = header_of(body, content)
             if headers.exceeds(header, b"received", self._settings.received_hops):
                 writer.abort()
                 return reply.TOO_MANY_HOPS
@@ -128,7 +131,6 @@ class Reception:
             if len(forged) > MOST_FORGED:
                 writer.abort()
                 return reply.TOO_MANY_FORGED
-            body = await writer.finish()
             checks = self._session.checks
             verdicts = await checks.message(header, body) if checks is not None else ()
             if (refused := refusal_of(verdicts)) is not None:

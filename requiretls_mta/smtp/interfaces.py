@@ -76,7 +76,10 @@ class Transaction(Protocol):
         """The next octets of the message (CRLF line ends, unstuffed)."""
 
     def end(self, content: Content, header: bytes) -> Deferred[Reply] | Deferred[Sequence[Reply]]:
-        """The message is complete. One reply, or for LMTP one per accepted recipient in their order."""
+        """The message is complete. One reply, or for LMTP one per accepted recipient in their order.
+
+        `header` is the header section, or the first octets of one longer than `message.content.HEADER_KEPT`.
+        """
 
     def abort(self) -> None:
         """The transaction is over without a message: RSET, lost connection, refusal; at any time, twice too."""

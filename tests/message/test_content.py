@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from requiretls_mta.message.content import Content, ContentScanner
+from requiretls_mta.message.content import HEADER_KEPT, Content, ContentScanner
 
 LIMIT = 20
 
@@ -130,3 +130,14 @@ def test_it_is_quick_in_large_and_in_small_chunks():
     header_only = [b"A: bcdefgh"] * len(tens)
     assert best(tens) < 20e-3
     assert best(header_only * 4) < 10 * best(header_only)
+
+
+def test_a_long_header_is_not_kept():
+    """Ten thousand sessions with a megabyte each would be ten gigabytes; what is measured is the whole."""
+    scanner = ContentScanner(1 << 20)
+    for _ in range(100):
+        scanner.feed(b"A: " + b"x" * 9995 + b"\r\n")
+        assert not scanner.header_too_long
+    scanner.feed(b"\r\nbody\r\n")
+    assert len(scanner.header) == HEADER_KEPT
+    assert scanner.finish().header_end == 1_000_000
