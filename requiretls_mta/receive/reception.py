@@ -82,12 +82,12 @@ class Reception:
 
     def data(self, envelope: Envelope) -> Reply | None:
         """DATA, or the first BDAT."""
-        if not all(recipient.address.domain for recipient in envelope.recipients):
-            recipients = tuple(
-                attrs.evolve(recipient, address=complete(recipient.address, self._settings))
-                for recipient in envelope.recipients
-            )
-            envelope = attrs.evolve(envelope, recipients=recipients)
+        for number, recipient in enumerate(envelope.recipients):
+            address = complete(recipient.address, self._settings)
+            if address is not recipient.address:
+                recipients = list(envelope.recipients)
+                recipients[number] = attrs.evolve(recipient, address=address)
+                envelope = attrs.evolve(envelope, recipients=tuple(recipients))
         self._envelope = envelope
         self._id = self._station.store.new_id()
         self._writer = self._station.store.body(self._id)

@@ -20,8 +20,10 @@ class AliasLoopError(ValueError):
 
 
 def complete(address: Address, settings: Settings) -> Address:
-    """`<postmaster>` without a domain is the postmaster of this host (RFC 5321 4.5.1)."""
-    if address.domain:
+    """The postmaster without a domain, or of this host's own name, is that of a local domain (RFC 5321 4.5.1)."""
+    if not is_postmaster(address, settings) or address.key in settings.aliases:
+        return address
+    if settings.is_ours(address.domain):
         return address
     return Address(address.local, min(settings.local_domains, default=settings.hostname))
 
@@ -43,7 +45,8 @@ def is_postmaster(address: Address, settings: Settings) -> bool:
     """Whether this is the postmaster whom every host must take (RFC 5321 4.5.1)."""
     if address.local.lower() != "postmaster":
         return False
-    return settings.is_local(address.domain) or address.domain.lower() == settings.hostname.lower()
+    domain = address.domain.lower()
+    return not domain or domain == settings.hostname.lower() or settings.is_local(domain)
 
 
 def expand(recipients: tuple[Recipient, ...], settings: Settings) -> tuple[Recipient, ...]:

@@ -181,6 +181,30 @@ def test_received_tells_no_second_recipient_and_trusts_no_helo():
     assert b"for <" not in message.prepend
 
 
+@pytest.mark.parametrize(
+    ("recipient", "stored"),
+    [
+        ("PostMaster", "PostMaster@example.org"),
+        ("postmaster@MX.example.org", "postmaster@example.org"),
+        ("postmaster@bücher.example", "postmaster@bücher.example"),
+        ("postmaster@backup.example", "postmaster@backup.example"),
+        ("root@example.org", "root@example.org"),
+    ],
+)
+def test_postmasters_mail_has_a_mailbox(recipient, stored):
+    """Of no domain, or of the host's own name, which is no local domain: it must not come back as a loop."""
+    bench = Bench()
+    send(bench.begin(), b"\r\n", recipients=["anna@example.org", recipient])
+    assert [str(r.address) for r in bench.store.accepted[0].envelope.recipients] == ["anna@example.org", stored]
+
+
+def test_an_alias_says_whom_the_hosts_postmaster_is():
+    """It comes before everything else."""
+    bench = Bench(attrs.evolve(SETTINGS, aliases={"postmaster@mx.example.org": (address("x@example.org"),)}))
+    send(bench.begin(), b"\r\n", recipients=["postmaster@mx.example.org"])
+    assert [str(r.address) for r in bench.store.accepted[0].envelope.recipients] == ["x@example.org"]
+
+
 def test_smtputf8_shows_in_received():
     """RFC 6531 4.3: UTF8SMTPS."""
     bench = Bench()
