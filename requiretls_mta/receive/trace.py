@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from requiretls_mta.message.address import AddressError, check_domain
+from requiretls_mta.message.address import AddressError, ascii_domain, check_domain
 from requiretls_mta.message.envelope import Envelope, Tag
 from requiretls_mta.message.trace import date_time
 from requiretls_mta.smtp.interfaces import Session
@@ -22,9 +22,8 @@ def received_field(envelope: Envelope, session: Session, *, hostname: str, queue
     # One recipient may be named; more would tell each other of blind copies (RFC 5321 7.2).
     if len(envelope.recipients) == 1 and envelope.recipients[0].address.is_ascii:
         lines.append(f"for <{envelope.recipients[0].address}>")
-    return ("\r\n\t".join(lines) + f"; {date_time(now)}\r\n").encode(
-        "utf-8" if envelope.smtputf8 else "ascii", "replace"
-    )
+    # ASCII even for SMTPUTF8: the message may have to go on without it (RFC 6531 3.6).
+    return ("\r\n\t".join(lines) + f"; {date_time(now)}\r\n").encode("ascii", "replace")
 
 
 def _client(session: Session) -> str:
@@ -34,4 +33,4 @@ def _client(session: Session) -> str:
         check_domain(session.helo)
     except AddressError:
         return f"unknown ({where})"
-    return f"{session.helo} ({where})"
+    return f"{ascii_domain(session.helo)} ({where})"
