@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -37,7 +37,7 @@ class LookupSettings:
     """Next hops by domain (A-labels), `.parent` or `*`."""
     own_names: frozenset[str] = frozenset()
     """Host names of ours in MX records; A-labels in lower case."""
-    own_addresses: frozenset[tuple[str, int]] = frozenset()
+    own_addresses: Container[tuple[str, int]] = frozenset()
     """IP addresses and ports on which we listen."""
     dane: bool = True
     """Whether TLSA records are asked for."""

@@ -20,6 +20,7 @@ from requiretls_mta.relay.static_routes import StaticRoute, parse_route
 from requiretls_mta.report.dsn import ReportSettings
 from requiretls_mta.service.config import Config
 from requiretls_mta.service.config_sections import DNSWL
+from requiretls_mta.service.own_addresses import OwnAddresses
 from requiretls_mta.smtp.login import Login
 from requiretls_mta.smtp.settings import SessionSettings
 from requiretls_mta.tls.client import client_context
@@ -158,12 +159,15 @@ def _lmtp(text: str) -> StaticRoute:
     return attrs.evolve(route, local=local)
 
 
-def _own_addresses(config: Config) -> frozenset[tuple[str, int]]:
-    return frozenset(
-        (str(ipaddress.ip_address(endpoint.interface.partition("%")[0])), endpoint.port)
-        for listen in config.listen.values()
-        for endpoint in listen.endpoint
-        if endpoint.interface
-        and endpoint.port
-        and not ipaddress.ip_address(endpoint.interface.partition("%")[0]).is_unspecified
-    )
+def _own_addresses(config: Config) -> OwnAddresses:
+    bound, ports = set(), set()
+    for listen in config.listen.values():
+        for endpoint in listen.endpoint:
+            if not endpoint.port:
+                continue
+            address = ipaddress.ip_address(endpoint.interface.partition("%")[0] or "::")
+            if address.is_unspecified:
+                ports.add(endpoint.port)
+            else:
+                bound.add((str(address), endpoint.port))
+    return OwnAddresses(frozenset(bound), frozenset(ports))
