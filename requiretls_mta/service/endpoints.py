@@ -113,12 +113,17 @@ def parse_endpoint(value: object, folder: Path) -> Endpoint:
 
 
 def _check_tcp(arguments: list[str], named: dict[str, str]) -> None:
-    port = named.get("port", arguments[1] if len(arguments) > 1 else "")
+    names = ("port", "interface", "backlog")
+    if unknown := set(named) - set(names):
+        raise Refused("port, interface and backlog behind tcp:", found=f'"{min(unknown)}"')
+    if len(arguments) > 4 or named.keys() & set(names[: len(arguments) - 1]):
+        raise Refused("port, interface and backlog behind tcp:, each once (colons of IPv6 as \\:)")
+    given = dict(zip(names, arguments[1:], strict=False)) | named
+    port, interface, backlog = (given.get(name, "") for name in names)
     if not (port.isascii() and port.isdecimal() and int(port) < 65536):
         raise Refused('a port from 0 to 65535 behind "tcp:"')
-    if unknown := set(named) - {"port", "interface", "backlog"}:
-        raise Refused("port, interface and backlog behind tcp:", found=f'"{min(unknown)}"')
-    interface = named.get("interface", arguments[2] if len(arguments) > 2 else "")
+    if "backlog" in given and not (backlog.isascii() and backlog.isdecimal()):
+        raise Refused("a number for backlog=", found=f'"{backlog}"')
     try:
         if interface:
             ipaddress.ip_address(interface.partition("%")[0])

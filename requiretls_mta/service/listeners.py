@@ -58,7 +58,8 @@ class Listeners(Service):
         for binding in self._bindings:
             try:
                 self._ports.append(_bind(self._reactor, binding))
-            except (error.CannotListenError, OSError, ValueError) as trouble:
+            except (error.CannotListenError, OSError, ValueError, TypeError, LookupError) as trouble:
+                # The last three are what descriptions of plugins and of sockets that systemd did not hand over raise.
                 for port in self._ports:
                     port.stopListening()
                 self._ports.clear()

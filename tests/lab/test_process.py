@@ -228,6 +228,9 @@ def test_starts_that_must_not_succeed(tmp_path, start, port):
         failed = run(tmp_path, "--config", str(other), "--set", f"state={tmp_path}/{state}", "--set", free)
         assert failed.returncode == 1
         assert says in failed.stderr + failed.stdout and "Traceback" not in failed.stderr + failed.stdout, failed
+    failed = run(tmp_path, "--config", str(other), "--set", "listen.mx.endpoint=systemd:domain=INET:index=0")
+    assert failed.returncode == 1
+    assert "cannot listen on systemd:" in failed.stderr + failed.stdout and "Traceback" not in failed.stdout, failed
     locked = run(tmp_path, "--config", str(mta.file), "--set", f"listen.mx.endpoint=tcp:{free_port(ADDRESS)}")
     assert locked.returncode == 1
     assert str(tmp_path / "a/state") in locked.stdout + locked.stderr

@@ -32,7 +32,11 @@ def test_descriptions(text, description, private, port, proxied):
 
 
 @pytest.mark.parametrize(
-    "bad", ["", "25", "tcp:", "tcp:x", "tcp:65536", "unix:", "haproxy:haproxy:tcp:1", "tcp:1\\", 5]
+    "bad",
+    [
+        *("", "25", "tcp:", "tcp:x", "tcp:65536", "unix:", "haproxy:haproxy:tcp:1", "tcp:1\\", 5),
+        *("tcp:25:interface=::1", "tcp:25:::1", "tcp:25:127.0.0.1:50:6", "tcp:25:port=26", "tcp:25:backlog=x"),
+    ],
 )
 def test_bad_descriptions(bad):
     """Refused with an example."""
