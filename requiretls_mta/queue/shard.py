@@ -369,7 +369,7 @@ class Shard:
         match error:
             case sqlite3.Error() if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
                 return StoreFull(f"{self.path}: {error}")
-            case sqlite3.Error():
+            case sqlite3.Error() if str(self.path) not in str(error):
                 return type(error)(f"{self.path}: {error}")
             case OSError():
                 return files.full_or_same(error, self.folder)

@@ -284,6 +284,8 @@ class Schedule:
 
     def _return(self) -> None:
         message_ids, self._returned = self._returned, []
+        if not message_ids:
+            return
         released = maybeDeferred(self._store.release, message_ids)
         # Nobody looks for work when there was just found to be too much.
         released.addCallbacks(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from typing import Any
 
@@ -107,7 +108,12 @@ class MTA(Service):
             self.is_accepting = True
 
     def _fatal(self, failure: Failure) -> None:
-        self._log.failure("the service cannot start", failure)
+        error = failure.value
+        # Errors with a text of their own for the operator need no traceback; a bug keeps it.
+        if isinstance(error, OSError | sqlite3.Error) or type(error).__module__.startswith("requiretls_mta."):
+            self._log.critical("the service cannot start: {error}", error=str(error))
+        else:
+            self._log.failure("the service cannot start", failure)
         self.on_fatal(failure)
 
     async def _end(self) -> None:
