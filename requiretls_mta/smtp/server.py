@@ -46,6 +46,7 @@ class RequireTLSESMTP(ConnectionSession):
         super().__init__(chal, contextFactory)
         self._recipients: list[Recipient] = []
         self._checks: TransactionChecks | None = None
+        self._told_later = False
 
     # --- commands ---------------------------------------------------------------------------------------------
 
@@ -204,7 +205,7 @@ class RequireTLSESMTP(ConnectionSession):
 
     def _mail_answered(self, envelope: Envelope, answer: Reply) -> None:
         if answer.is_positive:
-            self._envelope = envelope
+            self._envelope, self._told_later = envelope, False
             self.reply(answer)
         else:
             self.reset()
@@ -219,7 +220,7 @@ class RequireTLSESMTP(ConnectionSession):
         if isinstance(recipient, Reply):
             self.refuse(recipient)
         elif len(self._recipients) >= self.settings.max_recipients:
-            self.refuse(reply.TOO_MANY_RECIPIENTS, recipient=str(recipient.address))
+            self._refuse_recipient(recipient, reply.TOO_MANY_RECIPIENTS)
         else:
             self.ask(lambda answer: self._rcpt_answered(recipient, answer), self._checked_rcpt, recipient)
 
@@ -235,6 +236,14 @@ class RequireTLSESMTP(ConnectionSession):
     def _rcpt_answered(self, recipient: Recipient, answer: Reply) -> None:
         if answer.is_positive:
             self._recipients.append(recipient)
+            self.reply(answer)
+        else:
+            self._refuse_recipient(recipient, answer)
+
+    def _refuse_recipient(self, recipient: Recipient, answer: Reply) -> None:
+        # What is temporary is told once a transaction: it is no error that would end the session, and a log has an end.
+        told, self._told_later = self._told_later, self._told_later or answer.is_temporary
+        if told and answer.is_temporary:
             self.reply(answer)
         else:
             self.refuse(answer, recipient=str(recipient.address))

@@ -446,6 +446,16 @@ def test_nobody_new_while_draining():
 # --- what is told -----------------------------------------------------------------------------------------------------
 
 
+def test_surplus_recipients_do_not_fill_the_log():
+    """One line a transaction, however many more are named."""
+    memory = Memory(settings={"max_recipients": 1})
+    line = memory.connect()
+    for _ in range(2):
+        line.ask("EHLO x\r\nMAIL FROM:<a@b.example>\r\n")
+        assert line.ask("RCPT TO:<c@d.example>\r\n" * 50).count(b"452 4.5.3") == 49
+    assert len(memory.events.of("rejected")) == 2
+
+
 def test_events_name_the_session_and_the_reply():
     """One for the connection; one for each refusal of policy, with sender and recipient where there are any."""
     memory = Memory(listener="mx", settings={"message_size": 100})
