@@ -29,7 +29,8 @@ def add(context: click.Context, name: str) -> None:
         if sys.stdin.isatty():
             password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
         else:
-            password = sys.stdin.readline().removesuffix("\n").removesuffix("\r")
+            line = sys.stdin.buffer.readline().removesuffix(b"\n").removesuffix(b"\r")
+            password = line.decode("utf-8", "surrogateescape")
         new = users.add(name, password)
     except UsersError as error:
         fail(USAGE, str(error))

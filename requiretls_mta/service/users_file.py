@@ -32,8 +32,13 @@ def check_name(name: str) -> str:
 
 
 def check_password(password: str) -> str:
-    """The password itself, or `UsersError`: 1 to 1024 octets, without NUL."""
-    if not 0 < len(password.encode("utf-8", "surrogatepass")) <= PASSWORD_LIMIT or "\0" in password:
+    """The password itself, or `UsersError`: 1 to 1024 octets of UTF-8, without NUL."""
+    octets = password.encode("utf-8", "surrogatepass")
+    try:
+        octets.decode("utf-8")
+    except UnicodeDecodeError:
+        raise UsersError("a password is UTF-8") from None
+    if not 0 < len(octets) <= PASSWORD_LIMIT or b"\0" in octets:
         raise UsersError(f"a password has 1 to {PASSWORD_LIMIT} octets and no NUL")
     return password
 

@@ -39,7 +39,9 @@ def test_a_user_is_added_listed_and_removed(tmp_path):
     assert run("user", "list").output == ""
 
 
-@pytest.mark.parametrize(("name", "password"), [("a:b", "x\n"), ("anna", ""), ("anna", "\n")])
+@pytest.mark.parametrize(
+    ("name", "password"), [("a:b", "x\n"), ("anna", ""), ("anna", "\n"), ("anna", b"\xff\n"), ("anna", b"\xed\xa0\x80")]
+)
 def test_a_bad_name_or_password_is_status_2(tmp_path, name, password):
     """And nothing is written."""
     result = run("user", "add", name, stdin=password)
