@@ -79,3 +79,5 @@ class Sending:
     recipients: tuple[Recipient, ...]
     demand: Demand
     settings: RelaySettings
+    attempt: str
+    """The attempt's name, in all that the log says of it."""

@@ -9,7 +9,7 @@ import attrs
 from twisted.internet.defer import Deferred
 
 from requiretls_mta.message.envelope import Recipient
-from requiretls_mta.message.outcome import Cause, Delivered, Outcome, Step
+from requiretls_mta.message.outcome import Cause, Delivered, Outcome, Step, attempt_id
 from requiretls_mta.message.ports import Events
 from requiretls_mta.message.stored import Message
 from requiretls_mta.relay.demand import Demand, Sending
@@ -47,13 +47,20 @@ class RelayManager:
 
     def deliver(self, message: Message, recipients: Sequence[Recipient]) -> Deferred[list[Outcome]]:
         """One attempt for recipients that share a next hop."""
-        return Deferred.fromCoroutine(self._deliver(message, tuple(recipients)))
+        return Deferred.fromCoroutine(self._attempt(message, tuple(recipients)))
 
     def close(self) -> None:
         """End the sessions that are kept."""
         self._pool.close()
 
-    async def _deliver(self, message: Message, recipients: tuple[Recipient, ...]) -> list[Outcome]:
+    async def _attempt(self, message: Message, recipients: tuple[Recipient, ...]) -> list[Outcome]:
+        """The outcomes, with the attempt's name, and where no session got as far as MAIL the time it took."""
+        attempt, began = attempt_id(), self._clock.seconds()
+        outcomes = await self._deliver(message, recipients, attempt)
+        spent = (self._clock.seconds() - began, 0.0, 0.0)
+        return [attrs.evolve(o, attempt=attempt, delays=o.delays if any(o.delays) else spent) for o in outcomes]
+
+    async def _deliver(self, message: Message, recipients: tuple[Recipient, ...], attempt: str) -> list[Outcome]:
         settings = self._settings()
         domain = recipients[0].address.domain
         # Our own reports about tagged messages are held to the promise; others' are let through (RFC 8689 5).
@@ -67,6 +74,7 @@ class RelayManager:
             recipients=recipients,
             demand=Demand(requirement=requirement, level=settings.levels.of(domain), local=route.local),
             settings=settings,
+            attempt=attempt,
         )
         # Who needs SMTPUTF8 goes apart, lest a host without it refuses all (RFC 6531 3.5).
         needing = [not recipient.address.local.isascii() for recipient in recipients]
@@ -122,7 +130,7 @@ class RelayManager:
             host = attrs.evolve(host, tlsa=await self._finder.tlsa(host, addresses))
             row = demand.judge(host)
         if row is not None and not row.lets_through:
-            self._tell(passed_over_event(sending.message.id, route, host, row))
+            self._tell(sending, passed_over_event(sending.message.id, route, host, row))
             return (judged(host, None, row),)
         found: list[Cause] = []
         for number, address in enumerate(addresses):
@@ -151,7 +159,7 @@ class RelayManager:
         row = demand.judge(host, line)
         if demand.local:
             return await self._send(line, sending, causes, row)
-        self._tell(session_event(sending.message.id, route, host, line, heeded=demand.heeds_policies))
+        self._tell(sending, session_event(sending.message.id, route, host, line, heeded=demand.heeds_policies))
         if not row.lets_through:
             line.session.quit(settings.timeouts.quit)
             return judged(host, line, row)
@@ -193,9 +201,9 @@ class RelayManager:
             use_helo=not sending.demand.needs_tls,
         )
 
-    def _tell(self, fields: dict[str, Any] | None) -> None:
+    def _tell(self, sending: Sending, fields: dict[str, Any] | None) -> None:
         if fields is not None:
-            self._events.emit("tls", **fields)
+            self._events.emit("tls", attempt=sending.attempt, **fields)
 
     async def _send(self, line: Line, sending: Sending, causes: Sequence[Cause], row: Row) -> list[Outcome] | Cause:
         """The transaction, under the conditions of the row that approved of it."""
@@ -218,12 +226,15 @@ class RelayManager:
         except BaseException:
             line.session.abort("the attempt broke off")
             raise
+        transfer = self._clock.seconds() - start
         if isinstance(answer, Refused):
             line.session.quit(settings.timeouts.quit)
             if answer.why == "sender" and answer.reply.is_permanent:
-                return [outcome(r, answer.reply, line, causes, sending, keyword=keyword) for r in sending.recipients]
+                return [
+                    outcome(r, answer.reply, line, causes, sending, keyword=keyword, transfer=transfer)
+                    for r in sending.recipients
+                ]
             return refused(line, answer)
-        transfer = self._clock.seconds() - start
         outcomes = [
             outcome(r, reply, line, causes, sending, keyword=keyword, answered=answer, transfer=transfer)
             for r, reply in zip(sending.recipients, answer.replies, strict=True)

@@ -24,8 +24,8 @@ def outcome(
     sending: Sending,
     *,
     keyword: bool,
+    transfer: float,
     answered: Answered | None = None,
-    transfer: float = 0.0,
 ) -> Outcome:
     """What became of a recipient in a session that got as far as MAIL."""
     facts = line.session.tls
@@ -36,7 +36,7 @@ def outcome(
         mx_security=line.host.mx_security.value if not sending.demand.local else MXSecurity.NOT_APPLICABLE.value,
         requiretls=keyword,
     )
-    host = line.host.name
+    host, delays = line.host.name, (*line.delays, transfer)
     if reply.is_positive:
         return Delivered(
             recipient=recipient,
@@ -45,10 +45,10 @@ def outcome(
             security=security,
             causes=tuple(causes),
             dsn_relayed=answered is not None and answered.dsn_relayed,
-            delays=(*line.delays, transfer),
+            delays=delays,
         )
     kind = Deferred if reply.is_temporary else Failed
-    return kind(recipient=recipient, reply=reply, host=host, security=security, causes=tuple(causes))
+    return kind(recipient=recipient, reply=reply, host=host, security=security, causes=tuple(causes), delays=delays)
 
 
 def all_alike(recipients: Sequence[Recipient], reply: Reply, causes: tuple[Cause, ...]) -> list[Outcome]:
@@ -114,6 +114,7 @@ def waived_event(sending: Sending, host: Host, row: Row) -> dict[str, Any]:
     return {
         "message": "a promise was relaxed by the configuration",
         "queue_id": sending.message.id,
+        "attempt": sending.attempt,
         "domain": sending.recipients[0].address.domain,
         "mx": host.name,
         "policy": sending.demand.level.value,

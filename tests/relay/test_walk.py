@@ -31,6 +31,21 @@ class Walk(Walking):
         assert b"NOTIFY=FAILURE ORCPT=rfc822;x@y\r\n" in first.tls
 
     @inlineCallbacks
+    def test_c53_all_that_is_told_of_an_attempt_bears_its_name(self):
+        """Its TLS sessions and its outcomes, good or bad, with the seconds they took; the next attempt has another."""
+        self.mx(1, replies={"RCPT": "451 4.2.1 later"}, inside=(*GOOD, "REQUIRETLS"))
+        self.mx(2, inside=GOOD)
+        names = []
+        for domain in ("one.test", "there.test"):
+            outcomes = yield self.manager.deliver(message(None), [Recipient(parse_mailbox(f"r@{domain}"))] * 2)
+            (name,) = {outcome.attempt for outcome in outcomes}
+            assert {e["attempt"] for e in self.events.of("tls")[len(names) :]} <= {name}
+            assert name and name not in names and all(sum(outcome.delays) > 0 for outcome in outcomes)
+            names.append(name)
+        (outcome,) = yield self.manager.deliver(message(None), [Recipient(parse_mailbox("r@nowhere.test"))])
+        assert isinstance(outcome, Failed) and outcome.attempt not in ("", *names)
+
+    @inlineCallbacks
     def test_c05_an_unsigned_mx_is_not_even_connected_to(self):
         """5.7.10 from the look-up alone."""
         first = self.mx()
