@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from requiretls_mta.cli.common import DONE, NO, UNREACHABLE, USAGE, fail, host_and_port, password_of
+from requiretls_mta.cli.common import DONE, NO, UNREACHABLE, USAGE, config_options, fail, host_and_port, password_of
 from requiretls_mta.message.address import AddressError, ascii_domain, check_domain, parse_mailbox
 from requiretls_mta.service.hostname import machine_name
 
@@ -31,6 +31,7 @@ _file = click.Path(path_type=Path, dir_okay=False, exists=True)
 @click.option("--login", "user", metavar="USER", help="Log in, with a password asked for or from --password-file.")
 @click.option("--password-file", type=_file, metavar="FILE")
 @click.option("--timeout", type=click.FloatRange(0.1, 600), default=30.0, show_default=True, help="Seconds per reply.")
+@config_options
 def conformance(
     *,
     server: str,
