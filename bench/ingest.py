@@ -85,6 +85,8 @@ retry = ["1h"]
     settings = {
         "relay_domains": "sink.example",
         "transport_maps": f"inline:{{sink.example=smtp:[127.0.0.1]:{silent.getsockname()[1]}}}",
+        # Its own brake for mail that comes faster than it goes would make the comparison one with a clock.
+        "in_flow_delay": "0s",
         "smtpd_tls_security_level": "may",
         "smtpd_tls_chain_files": f"{files.key} {files.chain}",
     }
