@@ -173,7 +173,7 @@ def body_of(octets):
 
 
 def test_nodemailer_sends_a_tagged_message_through_both(world):
-    """MAIL with REQUIRETLS, two hops inside verified TLS, byte for byte into the mailbox, both hops on record."""
+    """S29: MAIL with REQUIRETLS, two hops inside verified TLS, byte for byte into the mailbox, both hops on record."""
     need("node")
     file = world.folder / "nodemailer.eml"
     file.write_bytes(BODY)

@@ -484,6 +484,14 @@ def test_a_contact_is_a_mailbox_in_ascii():
         assert contact == "mailto:tls@xn--bcher-kva.example"
 
 
+def test_c50_a_table_of_policies_with_an_error_is_never_in_force(tmp_path):
+    """No look-up can fail later on: the error is told at start or reload, with what is allowed."""
+    found = errors(tmp_path, '[requiretls.policy]\n"a.example" = "relaxed"\n"b.example" = "enforce"')
+    (problem,) = found.values()
+    assert problem.key == 'requiretls.policy."a.example"' and "relaxed" in problem.found
+    assert all(level in problem.allowed for level in ("enforce", "opportunistic+starttls", "opportunistic", "disable"))
+
+
 def test_keys_without_effect_are_named(tmp_path):
     """Only what was set and asks for something that is not built yet."""
     text = '[dane]\nenabled = true\n[mta_sts]\nenabled = false\n[dmarc]\naction = "reject"\n[relay]\nport = 25'

@@ -78,3 +78,16 @@ def test_a_long_reply_is_shown_cut_but_read_whole():
     (heard,) = ReplyReader().feed(b"".join(b"250-X%0100d\r\n" % n for n in range(50)) + b"250 REQUIRETLS\r\n")
     assert len(heard.reply.text) <= QUOTE_LIMIT
     assert len(heard.lines) == 51 and "REQUIRETLS" in capabilities(heard.lines)
+
+
+@given(
+    st.lists(
+        st.binary(max_size=40) | st.sampled_from([b"REQUIRETLS", b"requiretls x", b"XREQUIRETLS", b"AUTH REQUIRETLS"])
+    )
+)
+def test_no_line_is_taken_for_the_keyword(lines):
+    """C22: whatever octets a server lists, REQUIRETLS is offered by that word at a later line's start, and else not."""
+    found = capabilities(lines)
+    words = [line.split() for line in lines[1:] if line.isascii()]
+    assert ("REQUIRETLS" in found) == any(w and w[0].upper() == b"REQUIRETLS" for w in words)
+    assert all(keyword.isascii() or "\\x" in keyword for keyword in found)
