@@ -17,9 +17,8 @@ from requiretls_mta.receive.settings import Settings
 class Schedule(Protocol):
     """Who attempts what was admitted."""
 
-    @property
-    def has_room(self) -> bool:
-        """Whether fresh leases can be taken now; else the message waits in the store until it is claimed."""
+    def has_room_for(self, message: Message) -> bool:
+        """Whether a fresh lease on it can be taken now; else it waits in the store until it is claimed."""
 
     def take(self, leases: Sequence[Lease]) -> None:
         """Attempt these now."""
@@ -44,7 +43,7 @@ class Admission:
         recipients = expand(message.envelope.recipients, self._settings())
         if recipients is not message.envelope.recipients:
             message = attrs.evolve(message, envelope=attrs.evolve(message.envelope, recipients=recipients))
-        leases = await self._store.accept([message], self._schedule.has_room)
+        leases = await self._store.accept([message], self._schedule.has_room_for(message))
         envelope = message.envelope
         self._events.emit(
             "queued",

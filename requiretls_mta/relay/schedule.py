@@ -102,6 +102,21 @@ class Schedule:
         """Whether fresh leases can be taken."""
         return self._running and self._leases < self._settings().leases
 
+    def has_room_for(self, message: Message) -> bool:
+        """Whether a fresh lease on this message can be taken; else it waits in the store until it is claimed."""
+        if not self.has_room or not self._is_full:
+            return self.has_room
+        try:
+            keys = {self._choose(recipient).key for recipient in message.envelope.recipients}
+        except Exception:
+            return True  # the attempt will tell
+        return len(keys) > 1 or not self._has_share(*keys)
+
+    def _has_share(self, key: str) -> bool:
+        """Whether as many wait for a destination as may."""
+        destination = self._destinations.get(key)
+        return destination is not None and len(destination.waiting) >= self._settings().share
+
     @property
     def _is_full(self) -> bool:
         """Whether no more can be parked."""
@@ -225,9 +240,8 @@ class Schedule:
                 groups.setdefault(way.key, (way, []))[1].append(entry)
         if len(groups) == 1 and not attempt.outcomes:
             (key,) = groups
-            destination = self._destinations.get(key)
-            if destination is not None and len(destination.waiting) >= self._settings().share:
-                return self._park(destination, lease)
+            if self._has_share(key):
+                return self._park(self._destinations[key], lease)
         self._leases += 1
         attempt.left = len(groups)
         for key, (way, entries) in groups.items():

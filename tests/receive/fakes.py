@@ -56,7 +56,8 @@ class FakeStore:
 class FakeSchedule:
     """Takes everything."""
 
-    has_room = True
+    def has_room_for(self, message):
+        return True
 
     def __init__(self):
         self.leases = []

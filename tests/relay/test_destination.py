@@ -155,7 +155,9 @@ def test_a_full_destination_is_not_in_the_way():
     bench.submit(*(message(n) for n in range(40)))
     assert bench.schedule._parked == 8
     leases = []
-    assert bench.schedule.has_room
+    assert bench.schedule.has_room_for(message(80, ["r@fresh.test"]))
+    assert bench.schedule.has_room_for(message(80, ["r@x.test", "r@fresh.test"]))
+    assert not bench.schedule.has_room_for(message(81)), "neither attempted nor parked: not even leased"
     bench.store.accept([message(80, ["r@fresh.test"]), message(81)], lease=True).addCallback(leases.extend)
     bench.schedule.take(leases)
     assert last(transport) == [0, 80]
