@@ -103,7 +103,7 @@ class MaildirTransport:
         except OSError as error:
             self._log.warn("mailbox {folder}: {error}", folder=str(folder), error=str(error))
             return Postponed(recipient=recipient, reply=_trouble(error), host=self._host)
-        return Delivered(recipient=recipient, reply=_STORED, host=self._host)
+        return Delivered(recipient=recipient, reply=_STORED, host=self._host, in_mailbox=True)
 
     def _write(self, message: Message, folder: Path) -> None:
         _make_maildir(folder)

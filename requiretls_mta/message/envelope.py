@@ -42,6 +42,16 @@ class Recipient:
         """Whether a failure is to be reported to the sender."""
         return self.notify is None or Notify.FAILURE in self.notify
 
+    @property
+    def wants_delay(self) -> bool:
+        """Whether a delay may be reported to the sender."""
+        return self.notify is None or Notify.DELAY in self.notify
+
+    @property
+    def wants_success(self) -> bool:
+        """Whether the sender asked to hear of a success."""
+        return self.notify is not None and Notify.SUCCESS in self.notify
+
 
 @attrs.frozen(kw_only=True)
 class Envelope:

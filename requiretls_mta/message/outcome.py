@@ -73,6 +73,8 @@ class Delivered:
     causes: tuple[Cause, ...] = ()
     dsn_relayed: bool = False
     """Whether the next hop took over the DSN parameters (RFC 3461 5.2.2)."""
+    in_mailbox: bool = False
+    """Whether this was final delivery, by `[delivery]` of the configuration (RFC 3461 5.2.3)."""
     attempt: str = ""
     """The id of the attempt, in all that the log says of it."""
     delays: Delays = (0.0, 0.0, 0.0)
@@ -87,6 +89,8 @@ class Deferred:
     host: str | None = None
     security: Security | None = None
     causes: tuple[Cause, ...] = ()
+    command: str | None = None
+    """`MAIL`, `RCPT` or `DATA` (BDAT too) if the reply is the host's own answer to it."""
     attempt: str = ""
     delays: Delays = (0.0, 0.0, 0.0)
 
@@ -100,11 +104,22 @@ class Failed:
     host: str | None = None
     security: Security | None = None
     causes: tuple[Cause, ...] = ()
+    command: str | None = None
+    """`MAIL`, `RCPT` or `DATA` (BDAT too) if the reply is the host's own answer to it."""
     attempt: str = ""
     delays: Delays = (0.0, 0.0, 0.0)
 
 
 Outcome = Delivered | Deferred | Failed
+
+
+@attrs.frozen
+class Tried:
+    """An earlier attempt that was to be repeated, in short."""
+
+    at: float
+    """Unix seconds."""
+    reply: str
 
 
 def attempt_id() -> str:

@@ -1,4 +1,4 @@
-"""xtext, the encoding of ENVID and ORCPT values (RFC 3461 4)."""
+"""xtext, the encoding of ENVID and ORCPT values (RFC 3461 4), and unitext, that of the latter in UTF-8 (RFC 6533 3)."""
 
 from __future__ import annotations
 
@@ -21,3 +21,8 @@ def decode(text: str) -> str:
 def encode(text: str) -> str:
     """ASCII `text` as xtext."""
     return "".join(c if "!" <= c <= "~" and c not in "+=" else f"+{ord(c):02X}" for c in text)
+
+
+def embed(text: str, specials: str = "\\+=") -> str:
+    """`text` in the ASCII form of unitext: what is not graphic ASCII, and `specials`, by hexadecimal number."""
+    return "".join(c if "!" <= c <= "~" and c not in specials else f"\\x{{{ord(c):X}}}" for c in text)

@@ -236,8 +236,8 @@ class RelayManager:
                 ]
             return refused(line, answer)
         outcomes = [
-            outcome(r, reply, line, causes, sending, keyword=keyword, answered=answer, transfer=transfer)
-            for r, reply in zip(sending.recipients, answer.replies, strict=True)
+            outcome(r, reply, line, causes, sending, keyword=keyword, command=c, answered=answer, transfer=transfer)
+            for r, reply, c in zip(sending.recipients, answer.replies, answer.commands, strict=True)
         ]
         waived = demand.waives(host, line)
         if waived is not None and any(isinstance(o, Delivered) for o in outcomes):

@@ -25,9 +25,10 @@ def outcome(
     *,
     keyword: bool,
     transfer: float,
+    command: str | None = "MAIL",
     answered: Answered | None = None,
 ) -> Outcome:
-    """What became of a recipient in a session that got as far as MAIL."""
+    """What became of a recipient in a session that got as far as MAIL; `command` is what the reply answers."""
     facts = line.session.tls
     security = Security(
         tls_version=facts.version if facts else None,
@@ -45,10 +46,19 @@ def outcome(
             security=security,
             causes=tuple(causes),
             dsn_relayed=answered is not None and answered.dsn_relayed,
+            in_mailbox=sending.demand.local,
             delays=delays,
         )
     kind = Deferred if reply.is_temporary else Failed
-    return kind(recipient=recipient, reply=reply, host=host, security=security, causes=tuple(causes), delays=delays)
+    return kind(
+        recipient=recipient,
+        reply=reply,
+        host=host,
+        security=security,
+        causes=tuple(causes),
+        command=command,
+        delays=delays,
+    )
 
 
 def all_alike(recipients: Sequence[Recipient], reply: Reply, causes: tuple[Cause, ...]) -> list[Outcome]:
@@ -102,7 +112,7 @@ def refused(line: Line, answer: Refused) -> Cause:
         host=line.host.name,
         address=address,
         step=Step.TRANSACTION,
-        detail=answer.reply.text,
+        detail=f"MAIL was answered {answer.reply}" if answer.why == "sender" else answer.reply.text,
         temporary=answer.reply.is_temporary,
         reply=answer.reply,
         clause="RFC 5321 3.3",

@@ -13,6 +13,7 @@ from requiretls_mta.message.address import Address, ascii_domain
 from requiretls_mta.message.envelope import Recipient, Tag
 from requiretls_mta.message.reply import Reply
 from requiretls_mta.message.stored import Message
+from requiretls_mta.message.xtext import embed
 from requiretls_mta.smtp.client import ClientSession, SessionLostError, Timeouts
 from requiretls_mta.smtp.transfer import stuff
 
@@ -40,6 +41,8 @@ class Answered:
     """What the host said of each recipient, in their order."""
 
     replies: tuple[Reply, ...]
+    commands: tuple[str | None, ...]
+    """What each reply answers: `RCPT` or `DATA`; None where the host said nothing."""
     dsn_relayed: bool
     reusable: bool
     """Whether the session is ready for another MAIL."""
@@ -77,10 +80,12 @@ async def _converse(
     except SessionLostError as error:
         sending.give_up_waiting()
         if sending.is_sent:
-            return Answered((_UNKNOWN,) * (len(lines) - 1), dsn_relayed=False, reusable=False)
+            count = len(lines) - 1
+            return Answered((_UNKNOWN,) * count, (None,) * count, dsn_relayed=False, reusable=False)
         return Refused(Reply(451, "4.4.2", str(error)), "lost")
     if not mail.is_positive:
         return Refused(mail, "keyword" if keyword and mail.is_permanent else "sender")
+    ours = [_UNKNOWN, _EARLY, _NO_RECIPIENT]
     try:
         finals = await sending.finals(sum(reply.is_positive for reply in rcpts))
     except SessionLostError as error:
@@ -89,9 +94,19 @@ async def _converse(
         if not sending.is_sent and not any(reply.is_permanent for reply in rcpts):
             # Nobody has it and nobody was refused: a host that always breaks here must not hold back the next one.
             return Refused(lost, "lost")
+        ours.append(lost)
         finals = itertools.repeat(_UNKNOWN if sending.is_sent else lost)
     replies = tuple(next(finals) if reply.is_positive else reply for reply in rcpts)
-    return Answered(replies, dsn_relayed="DSN" in session.offers, reusable=sending.is_over)
+    commands = tuple(
+        "RCPT" if not rcpt.is_positive else None if final in ours else "DATA"
+        for rcpt, final in zip(rcpts, replies, strict=True)
+    )
+    return Answered(
+        replies,
+        commands,
+        dsn_relayed="DSN" in session.offers,
+        reusable=sending.is_over,
+    )
 
 
 def _settled(reply: Reply) -> Reply:
@@ -263,15 +278,18 @@ def _envelope(
     dsn = "DSN" in offers
     if dsn:
         # RFC 8689 5: a tagged message never comes back whole.
-        ret = "HDRS" if envelope.tag is Tag.REQUIRED and envelope.ret else envelope.ret
+        # Nor by the habit of a host that was not told; but RET has no place on a report (RFC 3461 6.1).
+        tagged = envelope.tag is Tag.REQUIRED and (envelope.ret or envelope.sender)
+        ret = "HDRS" if tagged else envelope.ret
         mail += (f" RET={ret}" if ret else "") + (f" ENVID={envelope.envid}" if envelope.envid else "")
     lines = [mail]
     for recipient in recipients:
         line = f"RCPT TO:<{_shown(recipient.address, utf8=utf8)}>"
         if dsn and recipient.notify is not None:
             line += " NOTIFY=" + ",".join(sorted(notify.value for notify in recipient.notify))
-        if dsn and recipient.orcpt and (utf8 or recipient.orcpt.isascii()):
-            line += f" ORCPT={recipient.orcpt}"
+        if dsn and recipient.orcpt:
+            # RFC 6533 3: raw UTF-8 is for those who take it.
+            line += f" ORCPT={recipient.orcpt if utf8 or recipient.orcpt.isascii() else embed(recipient.orcpt, '')}"
         lines.append(line)
     return [line.encode("utf-8") for line in lines]
 

@@ -49,6 +49,7 @@ def test_each_recipient_gets_a_file_of_its_own(tmp_path):
     finally:
         os.umask(old)
     assert [type(o) for o in got] == [Delivered, Delivered]
+    assert all(outcome.in_mailbox for outcome in got)
     for local in "ab":
         (file,) = (tmp_path / "ex.test" / local / "new").iterdir()
         assert file.read_bytes() == (b"Return-Path: <s@x.test>\nReceived: from a\n\tby b\nSubject: x\n\nbody\n")

@@ -20,13 +20,15 @@ ADDRESS = Address("a", "x.test")
 
 @pytest.mark.parametrize(
     ("notify", "wanted"),
-    [(None, True), ({"FAILURE"}, True), ({"FAILURE", "SUCCESS"}, True), ({"NEVER"}, False), ({"SUCCESS"}, False),
-     ({"DELAY"}, False)],
+    [(None, "FAILURE DELAY"), ({"FAILURE"}, "FAILURE"), ({"FAILURE", "SUCCESS"}, "FAILURE SUCCESS"), ({"NEVER"}, ""),
+     ({"SUCCESS"}, "SUCCESS"), ({"DELAY"}, "DELAY")],
 )  # fmt: skip
-def test_who_wants_to_hear_of_failures(notify, wanted):
-    """RFC 3461 4.1: whoever named FAILURE, and whoever said nothing."""
-    notify = None if notify is None else frozenset(map(Notify, notify))
-    assert Recipient(ADDRESS, notify).wants_failure is wanted
+def test_who_wants_to_hear_of_what(notify, wanted):
+    """RFC 3461 4.1: whoever named it; and of failures and delays whoever said nothing."""
+    recipient = Recipient(ADDRESS, None if notify is None else frozenset(map(Notify, notify)))
+    assert recipient.wants_failure is ("FAILURE" in wanted)
+    assert recipient.wants_delay is ("DELAY" in wanted)
+    assert recipient.wants_success is ("SUCCESS" in wanted)
 
 
 @pytest.mark.parametrize(

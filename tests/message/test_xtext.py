@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from requiretls_mta.message.xtext import decode, encode, is_xtext
+from requiretls_mta.message.xtext import decode, embed, encode, is_xtext
 
 
 @given(st.text(st.characters(max_codepoint=0x7F), max_size=50))
@@ -29,3 +29,9 @@ def test_an_address_as_orcpt_carries_it():
     """Plus and equals are encoded, an @ is not."""
     assert encode("a+b=c@x.test") == "a+2Bb+3Dc@x.test"
     assert decode("a+2Bb@x.test") == "a+b@x.test"
+
+
+def test_unitext_is_ascii():
+    """RFC 6533 3: what is not graphic ASCII, and what xtext would take for its own, by number."""
+    assert embed("ä +=\\b@x.test") == "\\x{E4}\\x{20}\\x{2B}\\x{3D}\\x{5C}b@x.test"
+    assert embed("\U0001f600\\x{2B}", "") == "\\x{1F600}\\x{2B}"

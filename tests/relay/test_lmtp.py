@@ -59,3 +59,13 @@ class LMTP(Walking):
         got = yield self.send(message(None), *TO)
         assert [type(o) for o in got] == [Postponed] * 3
         assert all("is not known" in o.reply.text for o in got)
+
+    @inlineCallbacks
+    def test_what_counts_as_final_delivery(self):
+        """The yes of the local mailbox (RFC 3461 5.2.3); from elsewhere it may be a relay's (RFC 2033 4.2)."""
+        self.host(clear=("PIPELINING",))
+        for local in (False, True):
+            (route,) = self.lookup.static.values()
+            self.lookup = attrs.evolve(self.lookup, static={"*": attrs.evolve(route, local=local)})
+            (got,) = yield self.send(message(None), TO[0])
+            assert (got.in_mailbox, got.dsn_relayed) == (local, False)

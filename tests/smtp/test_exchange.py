@@ -115,6 +115,19 @@ def test_data_that_was_begun_for_nobody_is_ended(answer):
     assert it.codes == [550, 450] and it.outcome.reusable
 
 
+def test_what_each_reply_answers():
+    """RCPT or the message; nothing where the words are ours."""
+    it = Transaction("PIPELINING", to=("a@x.test", "b@x.test"))
+    it.server.say("250 ok", "550 5.1.1 no", "250 ok", "354 go")
+    it.server.drain()
+    it.server.say("554 5.6.0 spam")
+    assert (it.codes, it.outcome.commands) == ([550, 554], ("RCPT", "DATA"))
+    it = Transaction("PIPELINING", "CHUNKING", to=("a@x.test", "b@x.test"))
+    it.server.say("250 ok", "250 ok", "450 later")
+    it.server.hang_up()
+    assert (it.codes, it.outcome.commands) == ([451, 450], (None, "RCPT"))
+
+
 def test_a_chunk_for_nobody_is_no_delivery():
     """All refused, yet the server says 250 to the chunk: nobody was accepted, so nobody has it."""
     it = Transaction("PIPELINING", "CHUNKING")
@@ -209,11 +222,24 @@ def test_what_mail_says():
     assert mail("DSN", whole=message(ret="FULL"))[0].endswith(" RET=FULL")
 
 
+def test_b08_no_host_returns_a_tagged_message_whole():
+    """RET=HDRS to any host with DSN, keyword or not, asked for or not; but not on a report (RFC 3461 6.1)."""
+    for ret in (None, "FULL", "HDRS"):
+        assert mail("DSN", whole=message(tag=Tag.REQUIRED, ret=ret))[0] == "MAIL FROM:<s@here.test> RET=HDRS"
+    assert mail("DSN", whole=message(tag=Tag.REQUIRED, sender=None))[0] == "MAIL FROM:<>"
+    assert mail("DSN", whole=message(tag=Tag.REQUIRED, sender=None, ret="FULL"))[0] == "MAIL FROM:<> RET=HDRS"
+    assert mail("DSN", whole=message(tag=Tag.OPTIONAL))[0] == "MAIL FROM:<s@here.test>"
+
+
 def test_what_rcpt_says():
-    """NOTIFY and ORCPT as they came, where DSN is offered."""
+    """NOTIFY and ORCPT as they came, where DSN is offered; raw UTF-8 only where it is taken (RFC 6533 3)."""
     asked = Recipient(parse_mailbox("a@x.test"), frozenset({Notify.SUCCESS, Notify.DELAY}), "rfc822;a+2Bb@y")
     assert mail("DSN", whole=message(), to=asked)[1] == "RCPT TO:<a@x.test> NOTIFY=DELAY,SUCCESS ORCPT=rfc822;a+2Bb@y"
     assert mail(whole=message(), to=asked)[1] == "RCPT TO:<a@x.test>"
+    utf8 = Recipient(parse_mailbox("a@x.test"), orcpt="utf-8;ä\\x{2B}b@y")
+    assert mail("DSN", whole=message(), to=utf8)[1].endswith(" ORCPT=utf-8;\\x{E4}\\x{2B}b@y")
+    whole = message(smtputf8=True)
+    assert mail("DSN", "8BITMIME", "SMTPUTF8", whole=whole, to=utf8)[1].endswith(" ORCPT=utf-8;ä\\x{2B}b@y")
 
 
 def test_more_than_ascii():
