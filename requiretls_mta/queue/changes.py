@@ -43,8 +43,8 @@ class Settle:
     """The end of a lease."""
 
     id: str
-    settled: tuple[tuple[int, str, int, str], ...]
-    """Number, state, next attempt and last reply."""
+    settled: tuple[tuple[int, str, int, str, int, str], ...]
+    """Number, state, next attempt, last reply, whether the delay was reported, and earlier attempts."""
     offspring: tuple[Rows, ...] = ()
 
 

@@ -14,7 +14,7 @@ from requiretls_mta.message.address import Address
 from requiretls_mta.message.content import Content
 from requiretls_mta.message.envelope import Envelope, Notify, Recipient, Tag
 from requiretls_mta.message.flat_json import write_array, write_object
-from requiretls_mta.message.outcome import Deferred, Delivered, Failed
+from requiretls_mta.message.outcome import Deferred, Delivered, Failed, Tried
 from requiretls_mta.message.ports import Body
 from requiretls_mta.message.stored import Message
 from requiretls_mta.queue.store import Entry, Settled
@@ -89,8 +89,8 @@ def write_recipient(recipient: Recipient) -> str:
     return write_array([recipient.address.local, recipient.address.domain, notify, recipient.orcpt])
 
 
-def write_settled(settled: Settled) -> tuple[str, int, str]:
-    """State, next attempt and last reply of a recipient after an attempt."""
+def write_settled(settled: Settled) -> tuple[str, int, str, int, str]:
+    """State, next attempt, last reply, whether warned, and earlier attempts of a recipient after an attempt."""
     state = "queued"
     if settled.final:
         match settled.outcome:
@@ -98,7 +98,9 @@ def write_settled(settled: Settled) -> tuple[str, int, str]:
                 state = "delivered"
             case Failed() | Deferred():
                 state = "failed"
-    return state, write_time(settled.next_attempt), str(settled.outcome.reply)[:_REPLY_LIMIT]
+    tried = write_array([[write_time(one.at), one.reply] for one in settled.tried]) if settled.tried else ""
+    reply = str(settled.outcome.reply)[:_REPLY_LIMIT]
+    return state, write_time(settled.next_attempt), reply, int(settled.warned), tried
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -127,8 +129,8 @@ def read_message(row: list[Any], body: Body, recipients: tuple[Recipient, ...]) 
 
 
 def read_entry(row: list[Any]) -> Entry:
-    """A row of `recipient` (number, recipient, state, attempts, next attempt, last reply) as a value."""
-    number, recipient, state, attempts, next_attempt, last_reply = row
+    """A row of `recipient` (in the order of `tables.find`) as a value."""
+    number, recipient, state, attempts, next_attempt, last_reply, warned, tried = row
     return Entry(
         number=_count(number),
         recipient=read_recipient(recipient),
@@ -136,6 +138,8 @@ def read_entry(row: list[Any]) -> Entry:
         attempts=_count(attempts),
         next_attempt=read_time(next_attempt),
         last_reply=last_reply if isinstance(last_reply, str) else "",
+        warned=bool(warned),
+        tried=_read_tried(_json(tried)),
     )
 
 
@@ -146,6 +150,15 @@ def read_recipient(text: Any) -> Recipient:
             return Recipient(Address(local, domain), _read_notify(notify), orcpt if isinstance(orcpt, str) else None)
         case _:
             return Recipient(Address("unreadable", "queue.invalid"))
+
+
+def _read_tried(value: Any) -> tuple[Tried, ...]:
+    tried = []
+    for pair in value if isinstance(value, list) else ():
+        match pair:
+            case [int(at), str(reply)]:
+                tried.append(Tried(read_time(at), reply))
+    return tuple(tried)
 
 
 def _read_notify(value: Any) -> frozenset[Notify] | None:

@@ -35,6 +35,8 @@ CREATE TABLE recipient (
     attempts INTEGER NOT NULL,
     next_attempt INTEGER NOT NULL,
     last_reply TEXT NOT NULL,
+    warned INTEGER NOT NULL,
+    tried TEXT NOT NULL,
     PRIMARY KEY (message, number)
 ) WITHOUT ROWID;
 CREATE TABLE body (message INTEGER PRIMARY KEY, octets BLOB NOT NULL);
@@ -42,7 +44,8 @@ CREATE VIEW entering AS SELECT *, NULL AS recipients, NULL AS octets FROM messag
 CREATE TRIGGER enter INSTEAD OF INSERT ON entering BEGIN
     INSERT INTO message VALUES (new.seq, new.id, new.parent, new.origin, new.listener, new.received, new.tag,
         new.envelope, new.content, new.prepend, new.size, new.in_file, new.held, new.due);
-    INSERT INTO recipient SELECT new.seq, key, value, 'queued', 0, new.received, '' FROM json_each(new.recipients);
+    INSERT INTO recipient SELECT new.seq, key, value, 'queued', 0, new.received, '', 0, ''
+        FROM json_each(new.recipients);
     INSERT INTO body SELECT new.seq, new.octets WHERE new.octets IS NOT NULL;
 END;
 """

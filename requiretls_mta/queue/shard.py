@@ -209,10 +209,11 @@ class Shard:
             if group.updates:
                 db.execute(
                     "UPDATE recipient SET attempts = attempts + 1, state = new.s, next_attempt = new.t,"
-                    " last_reply = new.r FROM (SELECT"
+                    " last_reply = new.r, warned = new.w, tried = new.e FROM (SELECT"
                     " json_extract(value, '$[0]') AS m, json_extract(value, '$[1]') AS n,"
                     " json_extract(value, '$[2]') AS s, json_extract(value, '$[3]') AS t,"
-                    " json_extract(value, '$[4]') AS r FROM json_each(?)) AS new"
+                    " json_extract(value, '$[4]') AS r, json_extract(value, '$[5]') AS w,"
+                    " json_extract(value, '$[6]') AS e FROM json_each(?)) AS new"
                     " WHERE message = new.m AND number = new.n",
                     (json.dumps(group.updates),),
                 )

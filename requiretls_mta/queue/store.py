@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import Interface
 
 from requiretls_mta.message.envelope import Recipient
-from requiretls_mta.message.outcome import Outcome
+from requiretls_mta.message.outcome import Outcome, Tried
 from requiretls_mta.message.ports import Body
 from requiretls_mta.message.stored import Message
 
@@ -36,6 +36,10 @@ class Entry:
     next_attempt: float = 0.0
     """Unix seconds."""
     last_reply: str = ""
+    warned: bool = False
+    """Whether its delay was reported."""
+    tried: tuple[Tried, ...] = ()
+    """Earlier attempts, the oldest first: some, for the report."""
 
 
 @attrs.frozen(kw_only=True)
@@ -59,6 +63,9 @@ class Settled:
     """Unix seconds; of deferred recipients only."""
     final: bool = True
     """False: the recipient stays queued until `next_attempt`."""
+    warned: bool = False
+    tried: tuple[Tried, ...] = ()
+    """Of recipients that stay queued: what the next attempt's `Entry` is to say."""
 
 
 @attrs.frozen(kw_only=True)

@@ -31,7 +31,7 @@ _COLUMNS = (
 )
 _RECIPIENT_COLUMNS = (
     "message, CAST(number AS INTEGER), CAST(recipient AS TEXT), CAST(state AS TEXT), CAST(attempts AS INTEGER),"
-    " CAST(next_attempt AS INTEGER), CAST(last_reply AS TEXT)"
+    " CAST(next_attempt AS INTEGER), CAST(last_reply AS TEXT), warned <> 0, CAST(tried AS TEXT)"
 )
 
 

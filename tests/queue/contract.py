@@ -3,6 +3,7 @@
 import attrs
 from zope.interface.verify import verifyObject
 
+from requiretls_mta.message.outcome import Tried
 from requiretls_mta.message.stored import BytesBody
 from requiretls_mta.queue.ids import is_id
 from requiretls_mta.queue.store import IQueueStore
@@ -168,6 +169,18 @@ class StoreContract:
         await store.settle([settlement(lease)])
         assert await store.rows() == ()
         assert await store.message(message.id) is None
+
+    async def test_a_delay_is_told_once_whatever_restarts(self):
+        """Who was warned and what was tried is known to the next attempt, of each recipient on its own."""
+        store = await self.opened()
+        _, (lease,) = await self.put(store, lease=True, recipients=2)
+        plain = settlement(lease, LATER, again=NOW + 60)
+        tried = (Tried(NOW - 0.5, "451 a"), Tried(NOW, 'ü "b"'))
+        told = attrs.evolve(plain.settled[1], warned=True, tried=tried)
+        await store.settle([attrs.evolve(plain, settled=(plain.settled[0], told))])
+        store = await self.reopened(store)
+        (lease,) = await store.claim(1, NOW + 60)
+        assert [(e.warned, e.tried) for e in lease.entries] == [(False, ()), (True, tried)]
 
     async def test_a_part_of_a_lease_can_be_settled(self):
         """What was not attempted stays as it was."""

@@ -9,6 +9,7 @@ import attrs
 import pytest
 
 from requiretls_mta.message.envelope import Tag
+from requiretls_mta.message.outcome import Tried
 from requiretls_mta.queue import schema
 from requiretls_mta.queue.changes import Accept, encode, encode_settlement
 from requiretls_mta.queue.files import StoreLocked
@@ -226,6 +227,7 @@ def test_version_one_as_it_was_released(tmp_path):
         CREATE INDEX message_due ON message (due) WHERE held = 0;
         CREATE TABLE recipient (message INTEGER NOT NULL, number INTEGER NOT NULL, recipient TEXT NOT NULL,
             state TEXT NOT NULL, attempts INTEGER NOT NULL, next_attempt INTEGER NOT NULL, last_reply TEXT NOT NULL,
+                warned INTEGER NOT NULL, tried TEXT NOT NULL,
             PRIMARY KEY (message, number)) WITHOUT ROWID;
         CREATE TABLE body (message INTEGER PRIMARY KEY, octets BLOB NOT NULL);
         INSERT INTO meta VALUES ('epoch', 5), ('tick', 112500000000000), ('wall', 1800000000000000);
@@ -236,7 +238,7 @@ def test_version_one_as_it_was_released(tmp_path):
               "dot_at_line_start":false,"cuts":[[0,2]]}',
             x'583a20590d0a', 17, 0, 0, 1800000060000000);
         INSERT INTO recipient VALUES (1, 0, '["bob","example.net",["FAILURE"],"rfc822;bob"]', 'queued', 2,
-            1800000060000000, '451 4.3.0 Later');
+            1800000060000000, '451 4.3.0 Later', 1, '[[1800000000000000,"451 4.3.0 Later"]]');
         INSERT INTO body VALUES (1, x'5375626a6563743a20610d0a0d0a620d0a');
         PRAGMA application_id = 0x52544C53;
         PRAGMA user_version = 1;
@@ -251,7 +253,9 @@ def test_version_one_as_it_was_released(tmp_path):
             "361z3anx2fb00005", "361z3anx2fa00005", "report", "mx")  # fmt: skip
         assert sent(message) == b"X: Y\r\nbject: a\r\n\r\nb\r\n"
         assert (message.envelope.tag, message.received) == (Tag.OPTIONAL, NOW)
-        assert [(e.attempts, e.next_attempt, e.last_reply) for e in lease.entries] == [(2, NOW + 60, "451 4.3.0 Later")]
+        (entry,) = lease.entries
+        assert (entry.attempts, entry.next_attempt, entry.last_reply) == (2, NOW + 60, "451 4.3.0 Later")
+        assert (entry.warned, entry.tried) == (True, (Tried(NOW, "451 4.3.0 Later"),))
         (version,) = shard._db.execute("PRAGMA user_version").fetchone()
         assert version == len(schema.MIGRATIONS)
 

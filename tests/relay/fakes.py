@@ -124,6 +124,9 @@ class MemoryStore:
                         entries[settled.number],
                         attempts=entries[settled.number].attempts + 1,
                         next_attempt=settled.next_attempt,
+                        last_reply=str(settled.outcome.reply),
+                        warned=settled.warned,
+                        tried=settled.tried,
                     )
             if not entries:
                 del self.messages[key]
