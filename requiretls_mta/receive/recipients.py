@@ -8,11 +8,13 @@ from requiretls_mta.message import reply
 from requiretls_mta.message.address import Address, names_mailbox
 from requiretls_mta.message.envelope import Notify, Recipient
 from requiretls_mta.message.reply import Reply
-from requiretls_mta.message.xtext import encode
+from requiretls_mta.message.xtext import embed, encode
 from requiretls_mta.receive.settings import Settings
 
 MAX_EXPANSION = 1000
 """Recipients that the aliases of one message may come to."""
+_BY_DEFAULT = frozenset({Notify.FAILURE, Notify.DELAY})
+"""What is reported where NOTIFY was not given."""
 
 
 class AliasLoopError(ValueError):
@@ -49,34 +51,67 @@ def is_postmaster(address: Address, settings: Settings) -> bool:
     return not domain or domain == settings.hostname.lower() or settings.is_local(domain)
 
 
-def expand(recipients: tuple[Recipient, ...], settings: Settings) -> tuple[Recipient, ...]:
-    """The recipients with aliases replaced, each address once, in order; raises `AliasLoopError`.
+@attrs.frozen
+class Expansion:
+    """Recipients with their aliases replaced."""
+
+    recipients: tuple[Recipient, ...]
+    """Each address once, in order."""
+    reportable: tuple[Recipient, ...] = ()
+    """Aliases for several recipients, whose success the sender wants to hear of: "expanded" (RFC 3461 5.2.7.3)."""
+
+
+def expand(recipients: tuple[Recipient, ...], settings: Settings) -> Expansion:
+    """Whom the message goes to; raises `AliasLoopError`.
 
     All stay on one message, so that every copy bears the same tag (RFC 8689 4.1).
     """
     if len(recipients) == 1 and not settings.aliases:
-        return recipients
+        return Expansion(recipients)
     found: dict[str, Recipient] = {}
+    reportable: list[Recipient] = []
     for recipient in recipients:
-        _expand(recipient, settings, frozenset(), found)
-    return tuple(found.values())
+        _expand(recipient, settings, frozenset(), found, reportable)
+    return Expansion(tuple(found.values()), tuple(reportable))
 
 
-def _expand(recipient: Recipient, settings: Settings, above: frozenset[str], found: dict[str, Recipient]) -> None:
+def _expand(
+    recipient: Recipient,
+    settings: Settings,
+    above: frozenset[str],
+    found: dict[str, Recipient],
+    reportable: list[Recipient],
+) -> None:
     key = recipient.address.key
     targets = settings.aliases.get(key)
     # An alias that (also) names itself means the mailbox behind it.
     if targets is None or key in above:
-        found.setdefault(key, recipient)
+        found[key] = _joined(found[key], recipient) if key in found else recipient
         if len(found) > MAX_EXPANSION:
             raise AliasLoopError(f"aliases lead to more than {MAX_EXPANSION} recipients")
         return
     notify = recipient.notify
-    # RFC 3461 5.2.7.2: the many behind an alias do not each report a success that the sender asked of one.
+    # RFC 3461 5.2.7.3 (c): the many behind an alias do not each report a success that the sender asked of one.
     if notify is not None and len(targets) > 1:
+        if recipient.wants_success:
+            reportable.append(recipient)
         notify = (notify - {Notify.SUCCESS}) or frozenset({Notify.NEVER})
-    orcpt = recipient.orcpt
-    if orcpt is None and recipient.address.is_ascii:
-        orcpt = f"rfc822;{encode(str(recipient.address))}"
+    # RFC 3461 5.2.1 (d): where the sender gave none, the address that the sender knows.
+    orcpt = recipient.orcpt or _orcpt(recipient.address)
     for target in targets:
-        _expand(attrs.evolve(recipient, address=target, notify=notify, orcpt=orcpt), settings, above | {key}, found)
+        further = attrs.evolve(recipient, address=target, notify=notify, orcpt=orcpt)
+        _expand(further, settings, above | {key}, found, reportable)
+
+
+def _joined(one: Recipient, other: Recipient) -> Recipient:
+    """One delivery for two who asked for it: nobody's wish to be told is lost."""
+    if one.notify == other.notify:
+        return one
+    wishes = (one.notify or _BY_DEFAULT) | (other.notify or _BY_DEFAULT)
+    return attrs.evolve(one, notify=(wishes - {Notify.NEVER}) or wishes)
+
+
+def _orcpt(address: Address) -> str:
+    """RFC 3461 4.2; RFC 6533 3 for what is not ASCII."""
+    text = str(address)
+    return f"rfc822;{encode(text)}" if text.isascii() else f"utf-8;{embed(text)}"

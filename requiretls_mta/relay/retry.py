@@ -24,6 +24,8 @@ class RetrySettings:
     """Of messages with an empty reverse path."""
     tagged_lifetime: float = 4 * 3600.0
     """Of messages that require TLS; their last attempt is made at its end at the latest."""
+    delay_warning: float = 4 * 3600.0
+    """After which the sender hears, once, that a recipient's mail is still here."""
 
 
 def lifetime_of(message: Message, settings: RetrySettings) -> float:

@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 
 from requiretls_mta.message.envelope import Recipient
 from requiretls_mta.message.outcome import Deferred as Postponed
-from requiretls_mta.message.outcome import Failed, Outcome
+from requiretls_mta.message.outcome import Outcome
 from requiretls_mta.message.ports import Events
 from requiretls_mta.message.reply import Reply
 from requiretls_mta.message.stored import Message
@@ -22,11 +22,12 @@ from requiretls_mta.queue.store import Entry, IQueueStore, Lease, Settlement, St
 from requiretls_mta.relay.destination import BROKE_OFF, Attempt, Destination, Group, Way
 from requiretls_mta.relay.retry import RetrySettings
 from requiretls_mta.relay.settling import keep_unreported, settle, tell
+from requiretls_mta.report.dsn_rules import Told
 
 CONGESTED = Reply(451, "4.4.5", "too many messages wait for this destination already")
 
-Reporter = Callable[[Message, Sequence[Failed]], tuple[Message, ...]]
-"""What a message's failures give birth to: reports, or nothing."""
+Reporter = Callable[[Message, Sequence[Told]], tuple[Message, ...]]
+"""What an attempt gives birth to: reports, or nothing."""
 
 
 class Chooser(Protocol):
@@ -325,19 +326,18 @@ class Schedule:
     def _settlement(self, attempt: Attempt) -> Settlement:
         retry, now = self._settings().retry, self._wall()
         message = attempt.lease.message
-        settled = settle(attempt.lease, attempt.outcomes, now, retry, self._rng)
-        failed = [one.outcome for _, one in settled if isinstance(one.outcome, Failed)]
+        ended = settle(attempt.lease, attempt.outcomes, now, retry, self._rng)
         offspring: tuple[Message, ...] = ()
         try:
-            if failed:
-                offspring = self._report(message, failed)
+            if told := [one.told for one in ended if one.told is not None]:
+                offspring = self._report(message, told)
         except Exception:
             # Nobody is given up in silence, and nobody who was delivered is attempted again for it.
             self._log.failure("no report about message {queue_id} can be written", queue_id=message.id)
-            settled = [(entry, keep_unreported(one, now + retry.pauses[-1])) for entry, one in settled]
-        for entry, one in settled:
-            tell(self._events, message, entry, one, now)
-        return Settlement(lease=attempt.lease, settled=tuple(one for _, one in settled), offspring=offspring)
+            ended = [keep_unreported(one, now + retry.pauses[-1]) for one in ended]
+        for one in ended:
+            tell(self._events, message, one.entry, one.settled, now)
+        return Settlement(lease=attempt.lease, settled=tuple(one.settled for one in ended), offspring=offspring)
 
     def _flush(self) -> None:
         settlements, self._settlements = self._settlements, []

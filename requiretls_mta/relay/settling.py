@@ -9,42 +9,99 @@ from typing import Any
 import attrs
 
 from requiretls_mta.message.outcome import Deferred as Postponed
-from requiretls_mta.message.outcome import Delivered, Failed, Outcome, Step, attempt_id
+from requiretls_mta.message.outcome import Delivered, Failed, Outcome, Step, Tried, attempt_id
 from requiretls_mta.message.ports import Events
 from requiretls_mta.message.reply import Reply
 from requiretls_mta.message.stored import Message
 from requiretls_mta.message.trace import rfc3339
 from requiretls_mta.queue.store import Entry, Lease, Settled
-from requiretls_mta.relay.retry import RetrySettings, next_attempt
+from requiretls_mta.relay.retry import RetrySettings, lifetime_of, next_attempt
+from requiretls_mta.report.dsn_rules import Told, action_of
+
+_TRIED = 5
+"""Attempts remembered for the report, the first and the last ones."""
+_TRIED_LIMIT = 256
+"""Characters remembered of each."""
+_EARLY = 1.0
+"""Seconds before its time at which a warning goes out rather than cost an attempt of its own."""
+
+
+@attrs.frozen
+class Ended:
+    """What an attempt came to for one recipient."""
+
+    entry: Entry
+    settled: Settled
+    told: Told | None
+    """What the sender may be told of it."""
 
 
 def settle(
     lease: Lease, outcomes: Mapping[int, Outcome], now: float, retry: RetrySettings, rng: random.Random
-) -> list[tuple[Entry, Settled]]:
-    """Each entry that has an outcome (by its number), and how it is settled; whose time is over has failed."""
-    settled = []
-    for entry in lease.entries:
-        outcome = outcomes.get(entry.number)
-        if outcome is None:
-            continue
-        due: float | None = None
-        if isinstance(outcome, Postponed):
-            due = next_attempt(lease.message, entry.attempts + 1, now, retry, rng)
-            if due is None:
-                outcome = _expired(outcome)
-        one = Settled(number=entry.number, outcome=outcome, next_attempt=due or 0.0, final=due is None)
-        settled.append((entry, one))
-    return settled
+) -> list[Ended]:
+    """How each entry that has an outcome (by its number) is settled; whose time is over has failed."""
+    return [
+        _settle(lease.message, entry, outcomes[entry.number], now=now, retry=retry, rng=rng)
+        for entry in lease.entries
+        if entry.number in outcomes
+    ]
 
 
-def keep_unreported(settled: Settled, due: float) -> Settled:
-    """The same; but who failed stays queued until `due` (Unix seconds), for nobody could be told."""
-    outcome = settled.outcome
+def _settle(
+    message: Message, entry: Entry, outcome: Outcome, *, now: float, retry: RetrySettings, rng: random.Random
+) -> Ended:
+    due = None
+    if isinstance(outcome, Postponed):
+        due = next_attempt(message, entry.attempts + 1, now, retry, rng)
+        if due is None:
+            outcome = _expired(outcome)
+    if due is None:
+        action = action_of(outcome, late=False)
+        told = action and Told(action=action, outcome=outcome, tried=entry.tried)
+        return Ended(entry, Settled(number=entry.number, outcome=outcome), told)
+    warning = message.received + retry.delay_warning
+    unwarned = not entry.warned and message.envelope.sender is not None
+    late = unwarned and now >= warning - _EARLY
+    if unwarned and not late and entry.recipient.wants_delay:
+        # The sender hears of a delay when it is one, not at the end of a pause of hours.
+        due = min(due, warning)
+    action = action_of(outcome, late=late)
+    told = action and Told(
+        action=action, outcome=outcome, tried=entry.tried, until=message.received + lifetime_of(message, retry)
+    )
+    settled = Settled(
+        number=entry.number,
+        outcome=outcome,
+        next_attempt=due,
+        final=False,
+        warned=entry.warned or told is not None,
+        tried=_remember(entry.tried, Tried(now, str(outcome.reply)[:_TRIED_LIMIT])),
+    )
+    return Ended(entry, settled, told)
+
+
+def _remember(tried: tuple[Tried, ...], one: Tried) -> tuple[Tried, ...]:
+    return (*tried, one) if len(tried) < _TRIED else (tried[0], *tried[2:], one)
+
+
+def keep_unreported(ended: Ended, due: float) -> Ended:
+    """The same; but who failed stays queued until `due` (Unix seconds), and a delay untold, for nobody heard of it."""
+    settled, outcome = ended.settled, ended.settled.outcome
     if not isinstance(outcome, Failed):
-        return settled
+        return attrs.evolve(ended, settled=attrs.evolve(settled, warned=ended.entry.warned))
     reply = Reply(451, "4.3.0", f"failed, but no report could be written: {outcome.reply}")
-    kept = Postponed(**_fields(outcome) | {"reply": reply})
-    return Settled(number=settled.number, outcome=kept, next_attempt=due, final=False)
+    kept = Postponed(**_ours(outcome, reply))
+    return attrs.evolve(
+        ended,
+        settled=Settled(
+            number=settled.number,
+            outcome=kept,
+            next_attempt=due,
+            final=False,
+            warned=ended.entry.warned,
+            tried=ended.entry.tried,
+        ),
+    )
 
 
 def tell(events: Events, message: Message, entry: Entry, settled: Settled, now: float) -> None:
@@ -92,8 +149,9 @@ def is_unreachable(outcome: Outcome) -> bool:
 def _expired(outcome: Postponed) -> Failed:
     """What was only postponed so far has had its time (RFC 3463 X.4.7); the last reply stays in the text."""
     reply = Reply(550, "5.4.7", f"delivery time expired; last: {outcome.reply}")
-    return Failed(**_fields(outcome) | {"reply": reply})
+    return Failed(**_ours(outcome, reply))
 
 
-def _fields(outcome: Postponed | Failed) -> dict[str, Any]:
-    return attrs.asdict(outcome, recurse=False)
+def _ours(outcome: Postponed | Failed, reply: Reply) -> dict[str, Any]:
+    """The fields of an outcome, but for the reply, which is our own word."""
+    return attrs.asdict(outcome, recurse=False) | {"reply": reply, "command": None}

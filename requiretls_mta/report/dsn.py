@@ -1,4 +1,4 @@
-"""Reports of failures: who gets one, how it is protected, and what becomes of one that cannot be delivered."""
+"""Reports: who gets one, how it is protected, and what becomes of one that cannot be delivered."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from twisted.logger import Logger
 
 from requiretls_mta.message.content import ContentScanner
 from requiretls_mta.message.envelope import Envelope, Recipient, Tag
-from requiretls_mta.message.outcome import Failed
+from requiretls_mta.message.outcome import Delivered, Failed
 from requiretls_mta.message.ports import Events
 from requiretls_mta.message.profile import SUPPORT_REQUIRED, Profile
+from requiretls_mta.message.reply import Reply
 from requiretls_mta.message.stored import BytesBody, Message
 from requiretls_mta.message.trace import date_time
 from requiretls_mta.report.dsn_format import Report, redact_report, write_report
+from requiretls_mta.report.dsn_rules import Action, Told, is_wanted
 
 # The last is for a way back that was in trouble for as long as a protected report may wait (`requiretls.lifetime`):
 # RFC 8689 5 does not want it discarded for its protection.
 _NO_PROTECTED_WAY = SUPPORT_REQUIRED | {"5.7.10", "5.4.7"}
 _NO_8BIT_WAY = frozenset({"5.6.3"})
+_EXPANDED = Reply(250, "2.0.0", "passed on to several recipients")
 
 
 @attrs.frozen(kw_only=True)
@@ -32,8 +35,8 @@ class ReportSettings:
     profile: Profile = Profile.RFC8689
 
 
-class FailureReports:
-    """What a message's failures give birth to. Called by the schedule within the settlement."""
+class Reports:
+    """What an attempt gives birth to. Called by the schedule within the settlement."""
 
     _log = Logger()
 
@@ -50,11 +53,12 @@ class FailureReports:
         self._wall = wall
         self._events = events
 
-    def __call__(self, message: Message, failed: Sequence[Failed]) -> tuple[Message, ...]:
+    def __call__(self, message: Message, told: Sequence[Told]) -> tuple[Message, ...]:
         """At most one message: never a report of a report, and none that the sender did not want (RFC 3461 4.1)."""
         if message.envelope.sender is None:
-            return self._report_failed(message, failed)
-        wanted = [failure for failure in failed if failure.recipient.wants_failure]
+            failed = [one.outcome for one in told if isinstance(one.outcome, Failed)]
+            return self._report_failed(message, failed) if failed else ()
+        wanted = [one for one in told if is_wanted(one)]
         if not wanted:
             self._events.emit(
                 "discarded",
@@ -75,15 +79,33 @@ class FailureReports:
                 date=date_time(now),
                 arrival=date_time(message.received),
                 original=message,
-                failed=wanted,
+                told=wanted,
                 # RFC 8689 5: of a tagged message only the header section comes back, whatever RET says.
-                whole=not tagged and envelope.ret != "HDRS",
+                # RFC 3461 6.2: likewise where nothing failed.
+                whole=not tagged and envelope.ret != "HDRS" and any(one.action is Action.FAILED for one in wanted),
                 redacted=redacted,
                 profile=settings.profile,
             )
         )
+        self._events.emit(
+            "reported",
+            queue_id=message.id,
+            report=report_id,
+            recipients=len(wanted),
+            actions=sorted({one.action.value for one in wanted}),
+        )
         tag = None if redacted else envelope.tag
-        return (_message(report_id, octets, message, tag, now),)
+        return (_message(report_id, octets, message, to=(Recipient(message.envelope.sender),), tag=tag, now=now),)
+
+    def expanded(self, message: Message, aliases: Sequence[Recipient]) -> tuple[Message, ...]:
+        """RFC 3461 5.2.7.3 (c): of aliases for several recipients, whose success the sender wants to hear of."""
+        return self(
+            message,
+            [
+                Told(action=Action.EXPANDED, outcome=Delivered(recipient=alias, reply=_EXPANDED, host=""))
+                for alias in aliases
+            ],
+        )
 
     def _report_failed(self, message: Message, failed: Sequence[Failed]) -> tuple[Message, ...]:
         """RFC 8689 5: a report must not be lost because the way back cannot protect it; it goes redacted instead.
@@ -91,7 +113,9 @@ class FailureReports:
         So does one that quotes a whole 8-bit message, where 8-bit does not pass. What is redacted is neither tagged nor
         8-bit in its body: it has no further form.
         """
-        if message.origin != "report" or not self._can_be_less(message, {failure.reply.enhanced for failure in failed}):
+        # Those of the sender's alias who got it are not written to again.
+        to = tuple(failure.recipient for failure in failed if self._can_be_less(message, failure.reply.enhanced))
+        if message.origin != "report" or not to:
             self._discarded(message, "a report that cannot be delivered ends there")
             return ()
         try:
@@ -101,34 +125,34 @@ class FailureReports:
             self._discarded(message, "a report that cannot be delivered, nor redacted, ends there")
             return ()
         tag = None if message.envelope.tag is Tag.REQUIRED else message.envelope.tag
-        return (_message(self._new_id(), octets, message, tag, self._wall()),)
+        return (_message(self._new_id(), octets, message, to=to, tag=tag, now=self._wall()),)
 
-    def _can_be_less(self, message: Message, why: set[str | None]) -> bool:
+    def _can_be_less(self, message: Message, why: str | None) -> bool:
         """Whether a redacted form of our report could get where this one did not."""
         if message.envelope.tag is Tag.REQUIRED:
-            return why <= _NO_PROTECTED_WAY and self._settings().bounce != "requiretls-only"
-        return why <= _NO_8BIT_WAY and message.content.eight_bit_body
+            return why in _NO_PROTECTED_WAY and self._settings().bounce != "requiretls-only"
+        return why in _NO_8BIT_WAY and message.content.eight_bit_body
 
     def _discarded(self, message: Message, reason: str) -> None:
         self._events.emit("discarded", queue_id=message.id, reason=reason)
 
 
-def _message(report_id: str, octets: bytes, about: Message, tag: Tag | None, now: float) -> Message:
-    """A report as a message: to the sender of what it is about, or to where that report was going."""
+def _message(
+    report_id: str, octets: bytes, about: Message, *, to: tuple[Recipient, ...], tag: Tag | None, now: float
+) -> Message:
+    """A report as a message."""
     scanner = ContentScanner(len(octets))
     scanner.feed(octets)
     content = scanner.finish()
-    to = about.envelope.sender
-    recipients = about.envelope.recipients if to is None else (Recipient(to),)
     eight_bit = content.eight_bit_body or content.eight_bit_header
     return Message(
         id=report_id,
         envelope=Envelope(
             sender=None,
-            recipients=recipients,
+            recipients=to,
             tag=tag,
             body="8BITMIME" if eight_bit else None,
-            smtputf8=content.eight_bit_header or not all(r.address.is_ascii for r in recipients),
+            smtputf8=content.eight_bit_header or not all(r.address.is_ascii for r in to),
         ),
         body=BytesBody(octets),
         content=content,

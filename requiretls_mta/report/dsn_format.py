@@ -1,8 +1,8 @@
 """Delivery status notifications as octets (RFC 3464, RFC 6522), written by hand: what they quote stays as it was.
 
-A report is 7-bit, whatever it quotes, so that it passes everywhere. Two things alone can make it 8-bit: a sender whose
-local part is not ASCII, and an 8-bit message returned whole, for a `message/rfc822` must not be encoded (RFC 2046
-5.2.1).
+A report is 7-bit, whatever it tells and quotes, so that it passes everywhere. Two things alone can make it 8-bit: a
+sender whose local part is not ASCII, and an 8-bit message returned whole, for a `message/rfc822` must not be encoded
+(RFC 2046 5.2.1).
 """
 
 from __future__ import annotations
@@ -10,19 +10,16 @@ from __future__ import annotations
 import binascii
 import re
 import secrets
-import textwrap
 from collections.abc import Sequence
 
 import attrs
 
 from requiretls_mta.message import header
-from requiretls_mta.message.address import Address, AddressError, ascii_domain
-from requiretls_mta.message.envelope import Recipient, Tag
-from requiretls_mta.message.outcome import Cause, Failed
+from requiretls_mta.message.envelope import Tag
 from requiretls_mta.message.profile import Profile
-from requiretls_mta.message.reply import Reply, quote
 from requiretls_mta.message.stored import Message
-from requiretls_mta.message.xtext import decode
+from requiretls_mta.report.dsn_rules import Action, Told
+from requiretls_mta.report.dsn_status import delivery_status, with_a_labels
 from requiretls_mta.report.dsn_text import explain
 
 WHOLE_LIMIT = 50_000
@@ -30,9 +27,13 @@ WHOLE_LIMIT = 50_000
 _LINE_LIMIT = 998
 """Octets of a line without its CRLF (RFC 5322 2.1.1); a longer one could keep the report from being taken."""
 _KEPT_WHEN_REDACTED = frozenset({b"date", b"message-id", b"from", b"to", b"received", b"return-path"})
-_DIAGNOSTIC_LIMIT = 4000
-_DIAGNOSTICS_LIMIT = 200_000
-"""Characters of one Diagnostic-Code, and of all of them in a report."""
+_SUBJECTS = {
+    Action.FAILED: "Your message could not be delivered",
+    Action.DELAYED: "Your message is delayed",
+    Action.DELIVERED: "Your message has been delivered",
+    Action.RELAYED: "Your message has been passed on",
+    Action.EXPANDED: "Your message has been passed on to several recipients",
+}
 _BOUNDARY = re.compile(rb'boundary="(=_[0-9a-f]{32})"')
 
 
@@ -49,7 +50,7 @@ class Report:
     arrival: str
     """Of the message reported about, likewise."""
     original: Message
-    failed: Sequence[Failed]
+    told: Sequence[Told]
     whole: bool
     """Quote the whole message if it is small and well-formed, else its header section."""
     redacted: bool
@@ -59,10 +60,15 @@ class Report:
 
 def write_report(report: Report) -> bytes:
     """The report as a message, CRLF line ends. Reads the original's body, at most its header and `WHOLE_LIMIT`."""
-    text = explain(report.original, report.failed, hostname=report.hostname, arrival=report.arrival)
+    text = explain(report.original, report.told, hostname=report.hostname, arrival=report.arrival)
+    status = delivery_status(
+        report.original, report.told, hostname=report.hostname, date=report.date, arrival=report.arrival
+    )
+    # RFC 6533 4.4: in 7-bit the traditional type says the same, and more programs can read it.
+    kind = b"message/delivery-status" if status.isascii() else b"message/global-delivery-status"
     parts = [
         _part(b"text/plain; charset=utf-8", text.encode("utf-8")),
-        _part(b"message/delivery-status", _delivery_status(report).encode("ascii", "backslashreplace")),
+        _part(kind, status.encode("utf-8"), eight_bit=_needs_smtputf8(report.original)),
         _quoted(report),
     ]
     boundary = b"=_" + secrets.token_hex(16).encode("ascii")
@@ -86,7 +92,8 @@ def redact_report(octets: bytes) -> bytes:
         raise ValueError("this is not a report of ours")
     if b"quoted-printable" in part_head:
         quoted = binascii.a2b_qp(quoted)
-    parts[3] = b"\r\n%s\r\n" % _part(b"text/rfc822-headers", redact_header(quoted))
+    kind = b"message/global-headers" if b"message/global" in part_head else b"text/rfc822-headers"
+    parts[3] = b"\r\n%s\r\n" % _part(kind, redact_header(quoted))
     return border.join(parts)
 
 
@@ -97,10 +104,10 @@ def redact_header(octets: bytes) -> bytes:
 
 
 # --- the parts ----------------------------------------------------------------------------------------------------
-def _part(kind: bytes, octets: bytes) -> bytes:
-    """A MIME part in 7-bit."""
-    encoding = b"7bit"
-    if not octets.isascii() or not _is_well_formed(octets):
+def _part(kind: bytes, octets: bytes, *, eight_bit: bool = False) -> bytes:
+    """A MIME part in 7-bit, unless `eight_bit` passes anyway."""
+    encoding = b"7bit" if octets.isascii() else b"8bit"
+    if (encoding == b"8bit" and not eight_bit) or not _is_well_formed(octets):
         encoding = b"quoted-printable"
         # The line ends of the encoder are LF when it sees no other.
         octets = binascii.b2a_qp(octets).replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
@@ -115,7 +122,7 @@ def _quoted(report: Report) -> bytes:
         if report.whole and original.size <= WHOLE_LIMIT:
             octets = b"".join(original.pieces())
             if is_global:
-                return _part(b"message/global", octets)
+                return _part(b"message/global", octets, eight_bit=_needs_smtputf8(original))
             if _is_well_formed(octets):
                 encoding = b"7bit" if octets.isascii() else b"8bit"
                 return b"Content-Type: message/rfc822\r\nContent-Transfer-Encoding: %s\r\n\r\n%s" % (encoding, octets)
@@ -127,7 +134,14 @@ def _quoted(report: Report) -> bytes:
         octets = redact_header(octets)
     elif len(octets) > WHOLE_LIMIT:
         octets = _shortened(octets)
-    return _part(b"message/global-headers" if is_global else b"text/rfc822-headers", octets)
+    kind = b"message/global-headers" if is_global else b"text/rfc822-headers"
+    return _part(kind, octets, eight_bit=is_global and _needs_smtputf8(original))
+
+
+def _needs_smtputf8(original: Message) -> bool:
+    """Whether its report does. RFC 6533 4.5: then all of it can be 8-bit, else it must pass without SMTPUTF8."""
+    sender = original.envelope.sender
+    return sender is not None and not sender.local.isascii()
 
 
 def _is_well_formed(octets: bytes) -> bool:
@@ -160,16 +174,17 @@ def _shortened(octets: bytes) -> bytes:
     return b"".join(kept)
 
 
-# --- header and status --------------------------------------------------------------------------------------------
+# --- header -------------------------------------------------------------------------------------------------------
 def _head(report: Report, boundary: bytes) -> bytes:
     sender = report.original.envelope.sender
     assert sender is not None
     # With A-labels, only a local part outside ASCII keeps the report from those without SMTPUTF8.
-    to = _with_a_labels(sender) if sender.local.isascii() else sender
+    to = with_a_labels(sender) if sender.local.isascii() else sender
+    gravest = min((one.action for one in report.told), key=list(Action).index)
     lines = [
         f"From: Mail Delivery System <MAILER-DAEMON@{report.hostname}>",
         f"To: <{to}>",
-        "Subject: Your message could not be delivered",
+        f"Subject: {_SUBJECTS[gravest]}",
         f"Date: {report.date}",
         f"Message-ID: <{report.message_id}@{report.hostname}>",
         "Auto-Submitted: auto-replied",
@@ -179,75 +194,3 @@ def _head(report: Report, boundary: bytes) -> bytes:
     if report.original.envelope.tag is Tag.OPTIONAL:
         lines.append(report.profile.optional_field)
     return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8")
-
-
-def _delivery_status(report: Report) -> str:
-    original = report.original
-    blocks = [
-        [
-            f"Reporting-MTA: dns; {report.hostname}",
-            f"X-requiretls-mta-Queue-ID: {original.id}",
-            f"Arrival-Date: {report.arrival}",
-        ]
-    ]
-    if original.envelope.envid:
-        blocks[0].insert(0, f"Original-Envelope-Id: {quote(decode(original.envelope.envid))}")
-    room = min(_DIAGNOSTIC_LIMIT, _DIAGNOSTICS_LIMIT // len(report.failed))
-    # Many recipients often failed in the same way.
-    diagnostics: dict[tuple[Reply, tuple[Cause, ...]], str] = {}
-    for failure in report.failed:
-        block = []
-        if failure.recipient.orcpt:
-            block.append(f"Original-Recipient: {_original_recipient(failure.recipient)}")
-        block += [
-            f"Final-Recipient: {_typed(failure.recipient.address)}",
-            "Action: failed",
-            f"Status: {failure.reply.enhanced or f'{failure.reply.code // 100}.0.0'}",
-        ]
-        if failure.host:
-            block.append(f"Remote-MTA: dns; {quote(failure.host)}")
-        way = failure.reply, failure.causes
-        if way not in diagnostics:
-            diagnostics[way] = _diagnostic(failure, room)
-        block += [diagnostics[way], f"Last-Attempt-Date: {report.date}"]
-        blocks.append(block)
-    return "\r\n\r\n".join("\r\n".join(block) for block in blocks) + "\r\n"
-
-
-def _diagnostic(failure: Failed, room: int) -> str:
-    """The reply, and each host with the step that failed, folded."""
-    text = " ".join(f"{failure.reply}".split())
-    tried = "; ".join(str(cause) for cause in failure.causes if str(cause) not in text)
-    if tried:
-        text = f"{text} ({tried})"
-    text = text[:room]
-    if not text.isprintable():
-        text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-    # Names of hosts stay whole; words that no line can hold are broken all the same.
-    words = [word[i : i + 500] for word in text.split() for i in range(0, len(word), 500)]
-    field = " ".join(["Diagnostic-Code: smtp;", *words])
-    return "\r\n ".join(textwrap.wrap(field, 76, break_long_words=False, break_on_hyphens=False))
-
-
-def _original_recipient(recipient: Recipient) -> str:
-    kind, _, address = (recipient.orcpt or "").partition(";")
-    # RFC 6533 3: raw UTF-8 may have come from the client; xtext holds none.
-    shown = quote(decode(address)) if address.isascii() else _embedded(address)
-    return f"{quote(kind)};{shown}"
-
-
-def _typed(address: Address) -> str:
-    """RFC 6533 3: an address outside ASCII is of type utf-8, and shown in ASCII here."""
-    address = _with_a_labels(address)
-    return f"rfc822; {address}" if address.is_ascii else f"utf-8; {_embedded(str(address))}"
-
-
-def _with_a_labels(address: Address) -> Address:
-    try:
-        return Address(address.local, ascii_domain(address.domain))
-    except AddressError:
-        return address
-
-
-def _embedded(text: str) -> str:
-    return "".join(c if "!" <= c <= "~" and c not in "\\+=" else f"\\x{{{ord(c):X}}}" for c in text)

@@ -36,7 +36,7 @@ from requiretls_mta.relay.schedule import Schedule
 from requiretls_mta.relay.settings import RelaySettings
 from requiretls_mta.relay.sts import STSPolicies
 from requiretls_mta.relay.sts_fetch import PolicyHosts
-from requiretls_mta.report.dsn import FailureReports
+from requiretls_mta.report.dsn import Reports
 from requiretls_mta.report.observe import Observations, ledger_path
 from requiretls_mta.report.tlsrpt import TLSReports
 from requiretls_mta.service.config import Config
@@ -120,12 +120,11 @@ class _House:
             settings=self._relay_settings,
             events=self.sessions,
         )
+        reports = Reports(settings=lambda: self.policies.reports, new_id=self.store.new_id, wall=wall, events=events)
         self.schedule = Schedule(
             store=self.store,
             choose=self._choose,
-            report=FailureReports(
-                settings=lambda: self.policies.reports, new_id=self.store.new_id, wall=wall, events=events
-            ),
+            report=lambda message, told: self.admission.to_all(reports(message, told)),
             clock=reactor,
             wall=wall,
             events=events,
@@ -136,7 +135,9 @@ class _House:
             config.state,
             Controls(store=self.store, wall=wall, reload=self._reload_asked, wake=self.schedule.wake),
         )
-        self.admission = Admission(self.store, self.schedule, lambda: self.policies.receive, events)
+        self.admission = Admission(
+            self.store, self.schedule, lambda: self.policies.receive, events, expanded=reports.expanded
+        )
         if config.tlsrpt.enabled:
             self.watchers.append(
                 tls_reports(

@@ -17,7 +17,6 @@ _LATER: dict[Path_, Callable[[Config], bool]] = {
     ("workers",): lambda config: config.workers != 1,
     ("delivery", "recipients"): lambda config: config.delivery.recipients != "any",
     ("list",): lambda config: bool(config.lists),
-    ("relay", "delay_warning"): lambda _: True,
     ("requiretls", "rule"): lambda config: bool(config.requiretls.rule),
     ("spf",): lambda config: config.spf.action != "off",
     ("dkim",): lambda config: config.dkim.verify or bool(config.dkim.sign),

@@ -24,6 +24,7 @@ MESSAGES = {
     "bounced": "delivery failed",
     "expired": "delivery time expired",
     "discarded": "undeliverable report discarded",
+    "reported": "report to the sender queued",
     "tls": "TLS established",
     "policy": "policy decision",
     "check": "check without a verdict",

@@ -74,6 +74,7 @@ def policies(config: Config, generation: int = 0) -> Policies:
                 lifetime=relay.lifetime,
                 bounce_lifetime=relay.bounce_lifetime,
                 tagged_lifetime=requiretls.lifetime,
+                delay_warning=relay.delay_warning,
             )
         ),
         reports=ReportSettings(hostname=config.hostname, bounce=requiretls.bounce, profile=Profile(requiretls.profile)),

@@ -7,8 +7,9 @@ import pytest
 
 from requiretls_mta.message import reply
 from requiretls_mta.message.address import parse_mailbox
-from requiretls_mta.message.content import ContentScanner
+from requiretls_mta.message.content import Content, ContentScanner
 from requiretls_mta.message.envelope import Envelope, Notify, Recipient, Tag
+from requiretls_mta.message.stored import BytesBody, Message
 from requiretls_mta.queue.store import StoreFull
 from requiretls_mta.receive.admission import Admission
 from requiretls_mta.receive.reception import ReceptionStation
@@ -39,19 +40,31 @@ SETTINGS = Settings(
 )
 
 
+def expanded_report(to):
+    """A report to this address."""
+    envelope = Envelope(sender=None, recipients=(Recipient(to),))
+    return Message(id="report", envelope=envelope, body=BytesBody(b"\r\n"), content=Content(size=2, header_end=0))
+
+
 class Bench:
     """A station with fakes behind it."""
 
     def __init__(self, settings=SETTINGS, trusted=False):
         self.store, self.schedule, self.events = FakeStore(), FakeSchedule(), RecordedEvents()
+        self.expanded = []
         self.station = ReceptionStation(
             store=self.store,
-            admission=Admission(self.store, self.schedule, lambda: settings, self.events),
+            admission=Admission(self.store, self.schedule, lambda: settings, self.events, self.tell),
             settings=lambda: settings,
             events=self.events,
             wall=lambda: 1_700_000_000.0,
             trusted=trusted,
         )
+
+    def tell(self, message, aliases):
+        """What is told of expanded aliases."""
+        self.expanded.append((message, aliases))
+        return (expanded_report(message.envelope.sender),)
 
     def begin(self, client="203.0.113.9", service="mx", **changes):
         peer = Peer(address=client, port=1, listener="mx", via_proxy=changes.pop("via_proxy", False))
@@ -219,7 +232,7 @@ def test_an_alias_to_three_addresses_gives_three_recipients_under_one_tag():
     bench = Bench()
     asked = Recipient(address("Sales@example.org"), notify=frozenset({Notify.SUCCESS, Notify.FAILURE}))
     send(bench.begin(), b"\r\n", recipients=[asked, "anna@example.org"], tag=Tag.REQUIRED)
-    (message,) = bench.store.accepted
+    message, _report = bench.store.accepted
     assert message.envelope.tag is Tag.REQUIRED
     assert [r.address.key for r in message.envelope.recipients] == [
         "anna@example.org",
@@ -228,6 +241,62 @@ def test_an_alias_to_three_addresses_gives_three_recipients_under_one_tag():
     ]
     assert message.envelope.recipients[1].notify == {Notify.FAILURE}
     assert message.envelope.recipients[1].orcpt == "rfc822;Sales@example.org"
+
+
+@pytest.mark.parametrize("notify", [None, {"NEVER"}, {"FAILURE"}, {"SUCCESS"}, {"SUCCESS", "DELAY"}])
+def test_an_alias_for_several_is_reported_as_expanded(notify):
+    """RFC 3461 5.2.7.3 (c): to whoever asked for SUCCESS, with the message or not at all; one alias in another too."""
+    words = None if notify is None else frozenset(map(Notify, notify))
+    asked = [Recipient(address(f"{local}@example.org"), words) for local in ("sales", "one", "anna")]
+    bench = Bench(attrs.evolve(SETTINGS, aliases={**ALIASES, "one@example.org": (address("Sales@example.org"),)}))
+    send(bench.begin(), b"\r\n", recipients=asked)
+    told = [str(alias.address) for _, aliases in bench.expanded for alias in aliases]
+    assert told == (["sales@example.org", "Sales@example.org"] if notify and "SUCCESS" in notify else [])
+    assert [message.id for message in bench.store.accepted] == ["0" * 16, *(["report"] if told else [])]
+    assert len(bench.schedule.leases) == len(bench.store.accepted)
+    if notify == {"SUCCESS"}:
+        bob = bench.store.accepted[0].envelope.recipients[1]
+        assert (str(bob.address), bob.notify) == ("bob@example.net", {Notify.NEVER})
+
+
+def test_a_report_reaches_those_behind_the_senders_alias():
+    """It enters with what gave birth to it, past the front door; and an alias loop does not lose it."""
+    bench = Bench()
+    (report,) = bench.station.admission.to_all([expanded_report(address("sales@example.org"))])
+    assert [str(r.address) for r in report.envelope.recipients] == [
+        "anna@example.org", "bob@example.net", "Carla@Example.ORG",
+    ]  # fmt: skip
+    many = {"all@example.org": tuple(address(f"{n}@example.org") for n in range(1001))}
+    bench = Bench(attrs.evolve(SETTINGS, aliases=many))
+    (report,) = bench.station.admission.to_all([expanded_report(address("all@example.org"))])
+    assert [str(r.address) for r in report.envelope.recipients] == ["all@example.org"]
+
+
+def test_two_wishes_for_one_mailbox_are_joined():
+    """Direct and by an alias: one copy, and nobody who wants to hear of a failure is left without."""
+    never, failure = (frozenset({Notify(word)}) for word in ("NEVER", "FAILURE"))
+    for one, other, joined in (
+        (never, failure, failure),
+        (never, never, never),
+        (None, None, None),
+        (never, None, {Notify.FAILURE, Notify.DELAY}),
+        ({Notify.SUCCESS}, failure, {Notify.SUCCESS, Notify.FAILURE}),
+    ):
+        bench = Bench()
+        asked = [Recipient(address("anna@example.org"), one), Recipient(address("ANNA@example.org"), other)]
+        send(bench.begin(), b"\r\n", recipients=asked)
+        (recipient,) = bench.store.accepted[0].envelope.recipients
+        assert recipient.notify == joined
+
+
+def test_the_address_that_the_sender_knows_goes_along():
+    """RFC 3461 5.2.1 (d), RFC 6533 3: as ORCPT, unless there is one."""
+    given = Recipient(address("sales@example.org"), orcpt="rfc822;x@y")
+    utf8 = Recipient(parse_mailbox("ä@example.org", utf8=True))
+    bench = Bench(attrs.evolve(SETTINGS, aliases={**ALIASES, "ä@example.org": (address("e@example.org"),)}))
+    send(bench.begin(), b"\r\n", recipients=[given, utf8], smtputf8=True)
+    orcpts = [recipient.orcpt for recipient in bench.store.accepted[0].envelope.recipients]
+    assert orcpts == ["rfc822;x@y"] * 3 + ["utf-8;\\x{E4}@example.org"]
 
 
 def test_an_alias_loop_ends():
