@@ -355,7 +355,7 @@ class Schedule:
     def _flushed(self, work: Deferred[Any], settlements: list[Settlement]) -> None:
         self._settling.discard(work)
         self._released(len(settlements))
-        if any(s.offspring for s in settlements) or any(not d.final for s in settlements for d in s.settled):
+        if any(map(_leaves_work, settlements)):
             self.wake()
 
     def _released(self, count: int) -> None:
@@ -369,3 +369,9 @@ class Schedule:
         busy = self._settlements or self._settling or any(d.running for d in self._destinations.values())
         if self._stopping is not None and not busy and not self._claiming and not self._stopping.called:
             self._stopping.callback(None)
+
+
+def _leaves_work(settlement: Settlement) -> bool:
+    """Whether something in the store may be due sooner than was known while the message was leased."""
+    ended = sum(one.final for one in settlement.settled)
+    return bool(settlement.offspring) or ended < len(settlement.lease.message.envelope.recipients)

@@ -139,6 +139,24 @@ def test_a_postponed_recipient_comes_back_alone():
     assert bench.events.of("delivered")[1]["attempts"] == 2
 
 
+def test_those_left_of_a_message_are_attempted_on_time():
+    """While some of it were attempted, nobody knew when the others are due."""
+    first = iter([True] * 2)
+
+    def answer(recipients):
+        if next(first, False):
+            return succeed([Postponed(recipient=r, reply=LATER) for r in recipients])
+        return succeed(delivered(recipients))
+
+    transport = Scripted(answer)
+    bench = Bench(transport, idle_check=1e6)
+    bench.schedule.start()
+    bench.submit(message(1, ["a@x.test", "b@z.test"]))
+    for _ in range(61):
+        bench.turn(1)
+    assert len(transport.calls) == 4 and bench.store.messages == {}
+
+
 def test_a_failure_gives_birth_to_its_report_in_the_same_settlement():
     """The recipient's end and the report are one transaction."""
     report = message(9, ["s@y.test"], sender=None)
