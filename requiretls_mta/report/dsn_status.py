@@ -33,7 +33,7 @@ def delivery_status(original: Message, told: Sequence[Told], *, hostname: str, d
         ]
     ]
     if original.envelope.envid:
-        blocks[0].insert(0, f"Original-Envelope-Id: {quote(decode(original.envelope.envid))}")
+        blocks[0].insert(0, f"Original-Envelope-Id: {_ascii(quote(decode(original.envelope.envid)))}")
     room = min(_DIAGNOSTIC_LIMIT, _DIAGNOSTICS_LIMIT // len(told))
     # Many recipients often ended in the same way.
     diagnostics: dict[tuple[Reply, tuple[Cause, ...]], str] = {}
@@ -49,15 +49,18 @@ def delivery_status(original: Message, told: Sequence[Told], *, hostname: str, d
         ]
         if host := remote_host(outcome):
             block.append(f"Remote-MTA: dns; {host}")
-        way = outcome.reply, outcome.causes
-        if way not in diagnostics:
-            diagnostics[way] = _diagnostic(outcome, room)
-        block += [diagnostics[way], f"Last-Attempt-Date: {date}"]
+        if host or one.action in _CLASSES:
+            # RFC 3464 2.3.6: what a mailbox says of a success is no reply of SMTP.
+            way = outcome.reply, outcome.causes
+            if way not in diagnostics:
+                diagnostics[way] = _diagnostic(outcome, room)
+            block.append(diagnostics[way])
+        block.append(f"Last-Attempt-Date: {date}")
         if one.until is not None:
             block.append(f"Will-Retry-Until: {date_time(one.until)}")
         blocks.append(block)
     text = "\r\n\r\n".join("\r\n".join(block) for block in blocks) + "\r\n"
-    return text if utf8 else text.encode("ascii", "backslashreplace").decode("ascii")
+    return text if utf8 else _ascii(text)
 
 
 def remote_host(outcome: Outcome) -> str | None:
@@ -75,6 +78,10 @@ def with_a_labels(address: Address) -> Address:
         return Address(address.local, ascii_domain(address.domain))
     except AddressError:
         return address
+
+
+def _ascii(text: str) -> str:
+    return text.encode("ascii", "backslashreplace").decode("ascii")
 
 
 def _status(told: Told) -> str:
@@ -104,7 +111,7 @@ def _original_recipient(recipient: Recipient, *, utf8: bool) -> str:
         # RFC 6533 3: unitext may have come from the client, raw UTF-8 in it or not; xtext it is not.
         shown = quote(_EMBEDDED.sub(_character, address)) if utf8 else embed(address, "")
     else:
-        shown = quote(decode(address)) if address.isascii() else embed(address)
+        shown = _ascii(quote(decode(address))) if address.isascii() else embed(address)
     return f"{quote(kind)};{shown}"
 
 

@@ -109,7 +109,8 @@ def _check_recipient(block):
     assert re.fullmatch(rf"{_CLASS[block['Action']]}\.\d{{1,3}}\.\d{{1,3}}", block["Status"])
     if "remote-mta" in names:
         assert re.match(r"dns; \S", block["Remote-MTA"])
-    assert re.match(r"smtp; [245]\d\d ", block["Diagnostic-Code"])
+    assert re.match(r"smtp; [245]\d\d\b", block["Diagnostic-Code"] or "smtp; 250")
+    assert ("diagnostic-code" in names) == ("remote-mta" in names or block["Action"] in ("failed", "delayed"))
     assert email.utils.parsedate_to_datetime(block["Last-Attempt-Date"])
     # RFC 3464 2.3.9: for delayed ones only.
     assert ("will-retry-until" in names) <= (block["Action"] == "delayed")
