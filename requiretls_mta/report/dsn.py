@@ -90,6 +90,7 @@ class Reports:
         self._events.emit(
             "reported",
             queue_id=message.id,
+            sender=envelope.reverse_path,
             report=report_id,
             recipients=len(wanted),
             actions=sorted({one.action.value for one in wanted}),

@@ -35,12 +35,16 @@ def world(tmp_path_factory):
     ca = CA(folder / "ca")
     world.a = ours(world, "a", A, ca, relay='lifetime = "9s"\ndelay_warning = "3s"')
     aliases = '"team@b.test" = ["one@b.test", "two@b.test"]'
-    world.b = ours(world, "b", B, ca, requiretls='bounce = "requiretls-only"', aliases=aliases)
+    requiretls = 'bounce = "requiretls-only"\npolicy = { "post.test" = "opportunistic" }'
+    world.b = ours(world, "b", B, ca, requiretls=requiretls, aliases=aliases)
     with contextlib.ExitStack() as stack:
-        # The folder of the tests may be closed to others at any time, and Postfix delivers as one of those.
-        world.postfix_mail = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        # pytest closes its own folder to others whenever it starts, and Postfix is one of those.
+        open_to_all = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        open_to_all.chmod(0o755)
+        world.postfix_mail = open_to_all / "mail"
+        world.postfix_mail.mkdir()
         shutil.chown(world.postfix_mail, "postfix")
-        stack.enter_context(postfix(folder / "postfix", world.port, neighbour(world, ca), address=P))
+        stack.enter_context(postfix(open_to_all / "postfix", world.port, neighbour(world, ca), address=P))
         world.plain = Recorder(PLAIN, world.port)
         stack.callback(world.plain.close)
         for mta in (world.a, world.b):
@@ -99,7 +103,9 @@ def neighbour(world, ca):
         "virtual_minimum_uid": "1",
         "virtual_uid_maps": f"static:{user.pw_uid}",
         "virtual_gid_maps": f"static:{user.pw_gid}",
-        "transport_maps": f"inline:{{a.test=smtp:[{A}]:{world.port}, b.test=smtp:[{B}]:{world.port}}}",
+        "virtual_alias_maps": "inline:{broken@post.test=x@broken.test}",
+        "transport_maps": f"inline:{{a.test=smtp:[{A}]:{world.port}, b.test=smtp:[{B}]:{world.port}, "
+        "broken.test=error:broken}",
         "smtpd_tls_security_level": "may",
         "smtpd_tls_chain_files": f"{files.key} {files.chain}",
         "smtp_tls_security_level": "may",
@@ -168,6 +174,16 @@ def test_postfix_reports_what_we_asked_it_to(world):
     assert got.about["Original-Envelope-Id"] == "e2"
     (block,) = got.recipients
     assert (block["Action"], block["Original-Recipient"]) == ("delivered", "rfc822;Orig+X@x.test")
+
+
+@pytest.mark.parametrize("tag", [(), ("REQUIRETLS",)])
+def test_b08_a_host_without_the_keyword_returns_no_tagged_message_whole(world, tag):
+    """A lax policy lets the message through to Postfix, where it fails: told RET=HDRS, Postfix returns no body."""
+    sender = f"b08{len(tag)}@a.test"
+    send(world, sender, "broken@post.test", at=B, mail=(*tag, "RET=FULL"))
+    (octets,) = world.a.mail(sender)
+    assert Report(octets).status.startswith("5.")
+    assert (b"the secret body" in octets) is not bool(tag)
 
 
 def test_a_host_without_dsn_is_spoken_for(world):

@@ -54,7 +54,13 @@ def test_b07_b09_reports_of_every_action(one, tag, bounce):
     assert (b"X-Secret" in got.returned) is not redacted
     assert (b"secret body" in got.returned) == (got.kind == "message/rfc822")
     assert bench.events.of("reported") == [
-        {"queue_id": original.id, "report": report.id, "recipients": 1, "actions": [action]}
+        {
+            "queue_id": original.id,
+            "sender": "s@x.test",
+            "report": report.id,
+            "recipients": 1,
+            "actions": [action],
+        }
     ]
     second = bench.reports(report, back(report, "5.7.10"))
     assert len(second) == (tag is Tag.REQUIRED and bounce == "requiretls-then-redacted")
