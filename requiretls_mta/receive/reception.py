@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -101,7 +102,7 @@ class Reception:
             self._writer.write(chunk)
         except (OSError, StoreFull) as error:
             # The client hears of it at the end of its data; until then the rest is read and dropped.
-            self._log.error("message {queue_id} cannot be written: {error}", queue_id=self._id, error=str(error))
+            self._log.error("message {queue_id} cannot be written: {error}", error=str(error), **self._names)
             self._broken = reply.STORE_FULL
             self.abort()
 
@@ -114,6 +115,11 @@ class Reception:
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.abort()
+
+    @property
+    def _names(self) -> dict[str, Any]:
+        """Of which session and message a line of the log speaks."""
+        return {"session": self._session.id, "queue_id": self._id}
 
     async def _end(self, content: Content, header: bytes) -> Reply:
         writer, self._writer = self._writer, None
@@ -143,11 +149,11 @@ class Reception:
             return reply.STORE_FULL
         except AliasLoopError as error:
             writer.abort()
-            self._log.error("message {queue_id}: {error}", queue_id=self._id, error=str(error))
+            self._log.error("message {queue_id}: {error}", error=str(error), **self._names)
             return reply.TOO_MANY_HOPS.with_text("The recipient's alias leads to too many recipients")
         except Exception:
             writer.abort()
-            self._log.failure("message {queue_id} was not accepted", queue_id=self._id)
+            self._log.failure("message {queue_id} was not accepted", **self._names)
             return reply.LOCAL_ERROR
         tls, tag = self._session.tls, message.envelope.tag
         self._station.events.emit(

@@ -70,7 +70,7 @@ class AuthSession(OctetSession):
             return
         except Exception as error:
             # What a mechanism raises for a malformed response is its own affair; never its text, that may be secret.
-            self._log.debug("malformed AUTH response: {error}", error=type(error).__name__)
+            self._log.debug("malformed AUTH response: {error}", error=type(error).__name__, session=self.id)
             self._auth_over(reply.AUTH_SYNTAX)
             return
         if more:
@@ -102,7 +102,7 @@ class AuthSession(OctetSession):
         elif failure.check(AuthBusyError):
             self._auth_over(reply.AUTH_UNAVAILABLE)
         else:
-            self._log.failure("a login failed for a reason of its own", failure)
+            self._log.failure("a login failed for a reason of its own", failure, session=self.id)
             self._auth_over(reply.AUTH_UNAVAILABLE)
 
     def _auth_over(self, answer: Reply) -> None:

@@ -191,7 +191,7 @@ class DataSession(AuthSession):
             try:
                 self._transaction.write(octets)
             except Exception:
-                self._log.failure("a transaction failed")
+                self._log.failure("a transaction failed", session=self.id)
                 self._refuse_message(reply.LOCAL_ERROR)
 
     def _refuse_message(self, refusal: Reply) -> None:
@@ -234,7 +234,7 @@ class DataSession(AuthSession):
         try:
             answer = question(*arguments)
         except Exception:
-            self._log.failure("a transaction failed")
+            self._log.failure("a transaction failed", session=self.id)
             answer = reply.LOCAL_ERROR
         if not isinstance(answer, Deferred):
             then(answer)
@@ -244,10 +244,10 @@ class DataSession(AuthSession):
         answer.addErrback(self._lost)
 
     def _failed(self, failure: Failure) -> Reply:
-        self._log.failure("a transaction failed", failure)
+        self._log.failure("a transaction failed", failure, session=self.id)
         return reply.LOCAL_ERROR
 
     def _lost(self, failure: Failure) -> None:
         """A mistake of ours behind an answer: nobody would ever reply, so nobody is kept waiting."""
-        self._log.failure("the session failed", failure)
+        self._log.failure("the session failed", failure, session=self.id)
         self.close(reply.LOCAL_ERROR)

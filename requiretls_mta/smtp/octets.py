@@ -64,6 +64,8 @@ class OctetSession(ESMTP):
     """An ESMTP session that owns its bytes. Subclasses give the modes their meaning."""
 
     _log = Logger()
+    id = ""
+    """The session's name in the log."""
     settings = SessionSettings()
     reactor: Any = None
     transport: Any
@@ -149,7 +151,7 @@ class OctetSession(ESMTP):
             self.line(line)
         except Exception:
             # A hook of an application may fail; the client is told to try again, and the session goes on.
-            self._log.failure("a command failed")
+            self._log.failure("a command failed", session=self.id)
             if self._busy:
                 self.reply(reply.LOCAL_ERROR)
 

@@ -25,11 +25,12 @@ SCRIPT = (
 
 @contextlib.contextmanager
 def failures():
-    """What is logged as a failure meanwhile."""
-    logged = []
+    """What is logged as a failure meanwhile, each with the session's name."""
+    logged, sessions = [], []
 
     def observe(event):
         if "log_failure" in event:
+            sessions.append(event["session"])
             logged.append(event["log_failure"])
 
     globalLogPublisher.addObserver(observe)
@@ -37,6 +38,7 @@ def failures():
         yield logged
     finally:
         globalLogPublisher.removeObserver(observe)
+    assert all(sessions)
 
 
 def play(pieces):
