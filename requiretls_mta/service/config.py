@@ -123,10 +123,12 @@ def build_config(
     """The checked configuration of a TOML document; raises `ConfigError`, telling earlier `problems` along."""
     problems = list(problems)
     unread = bool(problems)
-    origins: dict[Path_, str] = {}
+    origins = _origins(raw, str(file) if file else NO_FILE)
     for override in sets:
         merge(raw, override)
-        origins[override.path] = SET
+        origins = {key: origin for key, origin in origins.items() if not _within(key, override.path)}
+        # A table that only this override brought is its own, too.
+        origins = dict.fromkeys(_prefixes(override.path), SET) | origins
     config, wrong = structure(raw, Config, folder)
     for where, found, allowed in wrong:
         problems.append(Problem(_origin(where, origins, file), dotted(where), found, allowed))
@@ -158,11 +160,24 @@ def _without_none(value: Any) -> Any:
     return value
 
 
+def _origins(raw: dict[str, Any], source: str) -> dict[Path_, str]:
+    return {prefix: source for key in given_keys(raw) for prefix in _prefixes(key)}
+
+
 def _origin(where: Path_, origins: dict[Path_, str], file: Path | None) -> str:
-    for length in range(len(where), 0, -1):
-        if where[:length] in origins:
-            return origins[where[:length]]
+    """Whence a key, or what it lies in, came."""
+    for prefix in reversed(_prefixes(where)):
+        if prefix in origins:
+            return origins[prefix]
     return str(file) if file else NO_FILE
+
+
+def _prefixes(path: Path_) -> list[Path_]:
+    return [path[:length] for length in range(1, len(path) + 1)]
+
+
+def _within(key: Path_, path: Path_) -> bool:
+    return key[: len(path)] == path
 
 
 def _related(one: Path_, other: Path_) -> bool:

@@ -191,6 +191,20 @@ def test_all_errors_are_told_at_once(tmp_path):
     assert found["log.level"].file == found["state"].file == found[""].file == "--set"
 
 
+def test_each_error_names_whence_it_came(tmp_path):
+    """A table that only `--set` brought is its own, and so is all of one that it put in the place of the file's."""
+    text = '[relay]\nport = "x"\n[aliases]\n"a@b" = "bad"\n'
+    found = errors(tmp_path, text, "a.b.c=1", "relay.prot=1", 'aliases={"c@d"="bad"}', 'listen.mx.service="mx"')
+    file = str(tmp_path / "mta.toml")
+    assert {key: problem.file for key, problem in found.items()} == {
+        "a": "--set",
+        "relay.prot": "--set",
+        "relay.port": file,
+        'aliases."c@d"': "--set",
+        "listen.mx.endpoint": "--set",
+    }
+
+
 def test_conflicts_are_told_beside_other_errors(tmp_path):
     """A bad value in one table does not hide what is wrong between others."""
     found = errors(tmp_path, '[relay]\nport = 0\n[domains]\nlocal = ["a.example"]\n[tls]\nkey = "k"\n')
