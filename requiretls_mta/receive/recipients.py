@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
+
 import attrs
 
 from requiretls_mta.message import reply
@@ -12,7 +15,7 @@ from requiretls_mta.message.xtext import embed, encode
 from requiretls_mta.receive.settings import Settings
 
 MAX_EXPANSION = 1000
-"""Recipients that the aliases of one message may come to."""
+"""Recipients that the aliases of one message may lead to, counted on every way that leads there."""
 _BY_DEFAULT = frozenset({Notify.FAILURE, Notify.DELAY})
 """What is reported where NOTIFY was not given."""
 
@@ -70,37 +73,34 @@ def expand(recipients: tuple[Recipient, ...], settings: Settings) -> Expansion:
         return Expansion(recipients)
     found: dict[str, Recipient] = {}
     reportable: list[Recipient] = []
-    for recipient in recipients:
-        _expand(recipient, settings, frozenset(), found, reportable)
+    waiting = deque((recipient, frozenset[str]()) for recipient in recipients)
+    expanded = 0
+    while waiting:
+        recipient, above = waiting.popleft()
+        key = recipient.address.key
+        targets = settings.aliases.get(key)
+        # An alias that (also) names itself means the mailbox behind it.
+        if targets is None or key in above:
+            found[key] = _joined(found[key], recipient) if key in found else recipient
+            continue
+        expanded += len(targets)
+        if expanded > MAX_EXPANSION:
+            raise AliasLoopError(f"aliases lead to more than {MAX_EXPANSION} recipients")
+        if recipient.wants_success and len(targets) > 1:
+            reportable.append(recipient)
+        waiting.extendleft((each, above | {key}) for each in reversed(_behind(recipient, targets)))
     return Expansion(tuple(found.values()), tuple(reportable))
 
 
-def _expand(
-    recipient: Recipient,
-    settings: Settings,
-    above: frozenset[str],
-    found: dict[str, Recipient],
-    reportable: list[Recipient],
-) -> None:
-    key = recipient.address.key
-    targets = settings.aliases.get(key)
-    # An alias that (also) names itself means the mailbox behind it.
-    if targets is None or key in above:
-        found[key] = _joined(found[key], recipient) if key in found else recipient
-        if len(found) > MAX_EXPANSION:
-            raise AliasLoopError(f"aliases lead to more than {MAX_EXPANSION} recipients")
-        return
+def _behind(recipient: Recipient, targets: Sequence[Address]) -> list[Recipient]:
+    """The recipients that an alias stands for."""
     notify = recipient.notify
     # RFC 3461 5.2.7.3 (c): the many behind an alias do not each report a success that the sender asked of one.
     if notify is not None and len(targets) > 1:
-        if recipient.wants_success:
-            reportable.append(recipient)
         notify = (notify - {Notify.SUCCESS}) or frozenset({Notify.NEVER})
     # RFC 3461 5.2.1 (d): where the sender gave none, the address that the sender knows.
     orcpt = recipient.orcpt or _orcpt(recipient.address)
-    for target in targets:
-        further = attrs.evolve(recipient, address=target, notify=notify, orcpt=orcpt)
-        _expand(further, settings, above | {key}, found, reportable)
+    return [attrs.evolve(recipient, address=target, notify=notify, orcpt=orcpt) for target in targets]
 
 
 def _joined(one: Recipient, other: Recipient) -> Recipient:

@@ -1,6 +1,8 @@
 """A transaction from MAIL to the reply: who may send where, the tag, what is stored, and what goes wrong."""
 
 import ipaddress
+import itertools
+import time
 
 import attrs
 import pytest
@@ -13,6 +15,7 @@ from requiretls_mta.message.stored import BytesBody, Message
 from requiretls_mta.queue.store import StoreFull
 from requiretls_mta.receive.admission import Admission
 from requiretls_mta.receive.reception import ReceptionStation
+from requiretls_mta.receive.recipients import MAX_EXPANSION
 from requiretls_mta.receive.settings import Settings
 from requiretls_mta.smtp.interfaces import Peer, Session
 from requiretls_mta.tls.facts import ServerTLS
@@ -313,6 +316,26 @@ def test_too_many_hops_are_a_loop():
     assert send(bench.begin(), b"Received: x\r\n" * 51 + b"\r\n") == reply.TOO_MANY_HOPS
     assert bench.store.writers[0].aborted
     assert send(bench.begin(), b"Received: x\r\n" * 50 + b"\r\n").code == 250
+
+
+def test_recipients_without_aliases_are_as_many_as_the_listener_takes():
+    """max_recipients is the limit of those that are named; only what aliases add has another."""
+    bench = Bench()
+    everybody = [f"r{number}@example.org" for number in range(MAX_EXPANSION)]
+    assert send(bench.begin(), b"\r\n", recipients=[*everybody, "sales@example.org"]).code == 250
+    assert len(bench.store.accepted[0].envelope.recipients) == MAX_EXPANSION + 3
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_aliases_of_aliases_have_an_end(width):
+    """A chain, and two names for each of two names and so on: 554, in no time, whatever few mailboxes they lead to."""
+    names = [[address(f"a{level}-{n}@example.org") for n in range(width)] for level in range(MAX_EXPANSION + 2)]
+    aliases = {each.key: tuple(below) for level, below in itertools.pairwise(names) for each in level}
+    bench = Bench(attrs.evolve(SETTINGS, aliases=aliases))
+    start = time.perf_counter()
+    assert send(bench.begin(), b"\r\n", recipients=["a0-0@example.org"]).enhanced == "5.4.6"
+    assert time.perf_counter() - start < 2
+    assert bench.store.accepted == [] and bench.store.writers[0].aborted
 
 
 def test_a_full_store_is_said_and_leaves_nothing():
