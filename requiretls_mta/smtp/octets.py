@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from typing import Any
 
-from twisted.internet.interfaces import IPushProducer
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -60,6 +60,7 @@ class _Replies:
         """The connection is gone."""
 
 
+@implementer(IHalfCloseableProtocol)
 class OctetSession(ESMTP):
     """An ESMTP session that owns its bytes. Subclasses give the modes their meaning."""
 
@@ -83,6 +84,7 @@ class OctetSession(ESMTP):
         self._draining = False
         self._closing = False
         self._skipping = b""
+        self._has_ended = False
         self._errors = 0
         self._replies: list[bytes] = []
 
@@ -114,9 +116,13 @@ class OctetSession(ESMTP):
         finally:
             self._draining = False
             self.flush()
-        if self._paused and not (self._busy or self._stalled or self._closing) and len(self._pending) < HIGH_WATER:
+        if self._busy or self._stalled or self._closing:
+            return
+        if self._paused and len(self._pending) < HIGH_WATER:
             self._paused = False
             self.transport.resumeProducing()
+        if self._has_ended:
+            self.close()
 
     def _step(self) -> bool:
         """Take the next line or chunk; False when it is not complete."""
@@ -256,6 +262,17 @@ class OctetSession(ESMTP):
     def connectionMade(self) -> None:
         """Watch whether the replies are read."""
         self.transport.registerProducer(_Replies(self), True)
+
+    def readConnectionLost(self) -> None:
+        """The client says no more, but may still listen: all that it said is carried out and answered first.
+
+        Without the reply to a message that was taken it would be sent again.
+        """
+        self._has_ended = True
+        self._drain()
+
+    def writeConnectionLost(self) -> None:
+        """Half a connection is closed by us never."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The end, whoever wanted it."""

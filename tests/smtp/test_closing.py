@@ -60,6 +60,36 @@ class Closing(SessionCase):
 
         return self.talk(dialogue, server).addCallback(check)
 
+    def test_whoever_has_said_all_is_still_answered(self):
+        """A client that closes its half behind its last octet: a whole message gets its reply, half of one none."""
+        server = self.serve(tls=False)
+        begin = b"EHLO x.example\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\nDATA\r\nx\r\n"
+
+        def dialogue(client):
+            answers = []
+            for octets, later in ((begin, None), (begin + b".\r\nNOOP\r\nMAI", None), (begin + b".\r\n", Deferred())):
+                server.answers.end_reply = later
+                talk = Talk(server.number)
+                talk.hear()
+                talk.say(octets)
+                talk.socket.shutdown(socket.SHUT_WR)
+                if later is not None:
+                    reactor.callFromThread(reactor.callLater, 0.3, later.callback, reply.queued("late"))
+                answers.append(talk.rest().split(b"\r\n"))
+                talk.close()
+            while blockingCallFromThread(reactor, lambda: len(server.factory.sessions)) > 1:
+                time.sleep(0.01)
+            return answers
+
+        def check(answers):
+            half, whole, late = answers
+            assert half[-2].startswith(b"354 ") and half[-1] == b""
+            assert whole[-3].startswith(b"250 2.0.0 Ok: queued as ") and whole[-2:] == [b"250 2.0.0 Ok", b""]
+            assert late[-2:] == [b"250 2.0.0 Ok: queued as late", b""]
+            assert [t.aborted for t in server.answers.begun] == [True, False, False]
+
+        return self.talk(dialogue, server).addCallback(check)
+
     def test_the_last_word_arrives(self):
         """The 421 of too many errors, though much was pipelined behind it."""
         server = self.serve(tls=False)
