@@ -126,6 +126,7 @@ retry = ["1s"]
             sender.join(30)
         a.start()
         drain(a)
+        drain(b)
         assert a.stop() == 0
     finally:
         stop.set()
