@@ -128,12 +128,9 @@ async def identify(line: Line, settings: RelaySettings) -> Cause | None:
     login = settings.logins.get(line.host.name)
     if login is None or line.logged_in:
         return None
-    if line.auth is None:
-        return attrs.evolve(
-            _cause(line.host, line.address, f"no login without authenticated TLS: {line.detail or line.tls.value}"),
-            step=Step.AUTHENTICATE,
-            clause="RFC 4954 4",
-        )
+    barred = bars_login(line, settings)
+    if barred is not None:
+        return barred
     try:
         reply = await log_in(line.session, login, settings.timeouts.mail)
     except SessionLostError as error:
@@ -144,6 +141,17 @@ async def identify(line: Line, settings: RelaySettings) -> Cause | None:
         return _cause(line.host, line.address, f"the login was answered {reply}", meant)
     line.logged_in = True
     return None
+
+
+def bars_login(line: Line, settings: RelaySettings) -> Cause | None:
+    """Why the login that the configuration wants here may not even be tried; None when it may, or none is wanted."""
+    if line.host.name not in settings.logins or line.auth is not None:
+        return None
+    return attrs.evolve(
+        _cause(line.host, line.address, f"no login without authenticated TLS: {line.detail or line.tls.value}"),
+        step=Step.AUTHENTICATE,
+        clause="RFC 4954 4",
+    )
 
 
 async def _converse(

@@ -123,7 +123,7 @@ class RouteFinder:
         # RFC 7672 3.2.2; dict, for a name that is no alias is its own target.
         next_hops = tuple(dict.fromkeys([name, answer.canonical.rstrip(".") or name])) if answer.is_secure else ()
         if answer.rcode == "NXDOMAIN":
-            return _no_route(domain, Reply(550, "5.1.2", f"the domain {quote(name)} does not exist"))
+            return _no_route(domain, Reply(550, "5.1.2", f"the domain {quote(name)} does not exist"), security)
         if not answer.exists:
             # RFC 5321 5.1: without MX records the domain itself is the host.
             hosts = [Host(name=name, port=port, protocol=protocol, mx_security=security, next_hops=next_hops)]
@@ -135,7 +135,8 @@ class RouteFinder:
             )[:MAX_HOSTS]  # fmt: skip
             if [exchange for _, _, exchange in found] in ([""], ["."]):
                 # RFC 7505 4.1
-                return _no_route(domain, Reply(556, "5.1.10", f"the domain {quote(name)} takes no mail (null MX)"))
+                text = f"the domain {quote(name)} takes no mail (null MX)"
+                return _no_route(domain, Reply(556, "5.1.10", text), security)
             hosts = [
                 Host(
                     name=exchange,
@@ -149,12 +150,12 @@ class RouteFinder:
                 if is_host_name(exchange)
             ]
             if not hosts:
-                return _no_route(domain, Reply(550, "5.4.4", f"no MX record of {quote(name)} names a host"))
+                return _no_route(domain, Reply(550, "5.4.4", f"no MX record of {quote(name)} names a host"), security)
         remaining = await self._without_us(hosts)
         if not remaining:
             text = f"mail for {quote(name)} loops back to this server: its best MX is ourselves"
-            return _no_route(domain, Reply(554, "5.4.6", text))
-        return Route(domain=domain, hosts=tuple(remaining), next_hop=name)
+            return _no_route(domain, Reply(554, "5.4.6", text), security)
+        return Route(domain=domain, hosts=tuple(remaining), next_hop=name, implicit=not answer.exists)
 
     async def _without_us(self, hosts: list[Host]) -> list[Host]:
         """RFC 5321 5.1: our own record goes, and with it all that are no better."""
@@ -218,5 +219,6 @@ def _cause(name: str, reply: Reply, *, temporary: bool) -> Cause:
     )
 
 
-def _no_route(domain: str, reply: Reply, *, temporary: bool = False) -> NoRoute:
-    return NoRoute(domain=domain, reply=reply, cause=_cause(domain, reply, temporary=temporary))
+def _no_route(domain: str, reply: Reply, security: MXSecurity = MXSecurity.NONE, *, temporary: bool = False) -> NoRoute:
+    cause = _cause(domain, reply, temporary=temporary)
+    return NoRoute(domain=domain, reply=reply, cause=cause, mx_security=security)

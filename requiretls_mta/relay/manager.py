@@ -12,8 +12,9 @@ from requiretls_mta.message.envelope import Recipient
 from requiretls_mta.message.outcome import Cause, Delivered, Outcome, Step, attempt_id
 from requiretls_mta.message.ports import Events
 from requiretls_mta.message.stored import Message
+from requiretls_mta.relay.approach import locate, reach
 from requiretls_mta.relay.demand import Demand, Sending
-from requiretls_mta.relay.dial import Connect, Line, connector, dial, identify
+from requiretls_mta.relay.dial import Connect, Line, connector, identify
 from requiretls_mta.relay.lookup import RouteFinder
 from requiretls_mta.relay.outcomes import all_alike, judged, out_of_time, outcome, refused, waived_event
 from requiretls_mta.relay.pool import Pool
@@ -121,19 +122,15 @@ class RelayManager:
         self, host: Host, route: Route, sending: Sending, causes: Sequence[Cause], end: float
     ) -> list[Outcome] | tuple[Cause, ...]:
         """One host at each of its addresses: outcomes, or why it would not do."""
-        demand = sending.demand
-        row = demand.rules_out(host)
-        addresses = await self._finder.addresses(host) if row is None else ()
-        if isinstance(addresses, Cause):
-            return (addresses,)
-        if row is None and demand.heeds_policies:
-            host = attrs.evolve(host, tlsa=await self._finder.tlsa(host, addresses))
-            row = demand.judge(host)
-        if row is not None and not row.lets_through:
-            self._tell(sending, passed_over_event(sending.message.id, route, host, row))
-            return (judged(host, None, row),)
+        located = await locate(self._finder, sending.demand, host)
+        if isinstance(located, Cause):
+            return (located,)
+        host = located.host
+        if located.row is not None:
+            self._tell(sending, passed_over_event(sending.message.id, route, host, located.row))
+            return (judged(host, None, located.row),)
         found: list[Cause] = []
-        for number, address in enumerate(addresses):
+        for number, address in enumerate(located.addresses):
             if number and self._clock.seconds() >= end:
                 break
             result = await self._try(host, address.address, route, sending, [*causes, *found])
@@ -153,25 +150,14 @@ class RelayManager:
             # Servers end kept sessions as they like (RFC 5321 3.8); that says nothing about a new one.
             if not isinstance(result, Cause) or kept.session.is_open or result.step is not Step.TRANSACTION:
                 return result
-        line = await self._dial(host, address, sending, use_tls=not demand.local)
-        if isinstance(line, Cause):
-            return line
-        row = demand.judge(host, line)
-        if demand.local:
-            return await self._send(line, sending, causes, row)
-        self._tell(sending, session_event(sending.message.id, route, host, line, heeded=demand.heeds_policies))
-        if not row.lets_through:
-            line.session.quit(settings.timeouts.quit)
-            return judged(host, line, row)
-        if not line.session.is_open:
-            # The handshake came to nothing, and the message may do without (RFC 8689 4.2.2).
-            if host.protocol == "smtps":
-                # Only here nothing goes without; who did not ask for TLS is not refused for its lack.
-                return attrs.evolve(judged(host, line, row), temporary=True)
-            again = await self._dial(host, address, sending, use_tls=False)
-            if isinstance(again, Cause):
-                return again
-            line = again
+
+        def met(line: Line) -> None:
+            self._tell(sending, session_event(sending.message.id, route, host, line, heeded=demand.heeds_policies))
+
+        reached = await reach(self._connect, self._clock, host, address, demand=demand, settings=settings, met=met)
+        if isinstance(reached, Cause):
+            return reached
+        line, row = reached
         return await self._send(line, sending, causes, row)
 
     def _kept(self, host: Host, sending: Sending) -> Line | None:
@@ -189,17 +175,6 @@ class RelayManager:
         if line is not None:
             line.host = host  # the same one, but perhaps found in another way
         return line
-
-    async def _dial(self, host: Host, address: str, sending: Sending, *, use_tls: bool) -> Line | Cause:
-        return await dial(
-            self._connect,
-            self._clock,
-            host,
-            address,
-            sending.settings,
-            use_tls=use_tls,
-            use_helo=not sending.demand.needs_tls,
-        )
 
     def _tell(self, sending: Sending, fields: dict[str, Any] | None) -> None:
         if fields is not None:

@@ -86,6 +86,8 @@ class Route:
     """The domain whose MX records were asked for, and whose policy counts; empty where nothing was looked up."""
     policy: Policy | NoPolicy | None = None
     """The MTA-STS policy of the next hop; None: not asked for."""
+    implicit: bool = False
+    """Whether there are no MX records, so that the domain itself is the host (RFC 5321 5.1)."""
 
     @property
     def key(self) -> str:
@@ -113,6 +115,8 @@ class NoRoute:
     reply: Reply
     """4xx: asking again may help."""
     cause: Cause
+    mx_security: MXSecurity = MXSecurity.NONE
+    """How surely that is known."""
 
 
 @attrs.frozen(kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 from OpenSSL import SSL
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IHandshakeListener, IPullProducer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -61,6 +61,7 @@ class ClientSession(Protocol):
         self._secured: Deferred[ClientTLS] | None = None
         self._end: str | None = None
         self._sending: _Sender | None = None
+        self._leaving: Deferred[None] | None = None
         self._listing = False
         """Whether the next reply is to list what the server offers."""
         self.tls: ClientTLS | None = None
@@ -129,10 +130,14 @@ class ClientSession(Protocol):
         sender.start()
         return sender.done
 
-    def quit(self, timeout: float) -> None:
-        """Say QUIT and hang up; nobody waits for the reply."""
-        if self.is_open:
-            self.command(b"QUIT", timeout).addBoth(lambda _: self.abort("the session is over"))
+    def quit(self, timeout: float) -> Deferred[None]:
+        """Say QUIT, once, and hang up; fires when that is over, for whoever waits for it."""
+        if self._leaving is None:
+            if not self.is_open:
+                return succeed(None)
+            said = self.command(b"QUIT", timeout)
+            self._leaving = said.addBoth(lambda _: self.abort("the session is over"))
+        return self._leaving
 
     def abort(self, why: str) -> None:
         """Hang up now."""
