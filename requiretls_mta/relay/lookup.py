@@ -161,7 +161,7 @@ class RouteFinder:
         """RFC 5321 5.1: our own record goes, and with it all that are no better."""
         ours = [host.preference for host in hosts if host.name in self._settings().own_names]
         if self._settings().own_addresses:
-            looked_up = await gatherResults([self.addresses(host) for host in hosts])
+            looked_up = await gatherResults([self.addresses(host) for host in hosts], consumeErrors=True)
             for host, found in zip(hosts, looked_up, strict=True):
                 if not isinstance(found, Cause) and any(
                     (a.address, host.port) in self._settings().own_addresses for a in found
@@ -176,7 +176,8 @@ class RouteFinder:
         if literal is not None:
             return (HostAddress(address=literal, secure=True),)
         six, four = await gatherResults(
-            [self._resolver.resolve(host.name, "AAAA"), self._resolver.resolve(host.name, "A")]
+            [self._resolver.resolve(host.name, "AAAA"), self._resolver.resolve(host.name, "A")],
+            consumeErrors=True,  # of a look-up that is cancelled
         )
         found: list[HostAddress] = []
         sixes, fours = _usable(six), _usable(four)
