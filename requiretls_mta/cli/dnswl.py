@@ -5,13 +5,11 @@ from __future__ import annotations
 import ipaddress
 import json
 import sys
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from dns.rdtypes.ANY.TXT import TXT
-from twisted.internet.defer import Deferred, gatherResults
-from twisted.python.failure import Failure
+from twisted.internet.defer import gatherResults
 
 from requiretls_mta.checks.dnswl import Whitelist
 from requiretls_mta.checks.dnswl_rules import (
@@ -26,12 +24,9 @@ from requiretls_mta.checks.dnswl_rules import (
 )
 from requiretls_mta.checks.interfaces import Tools
 from requiretls_mta.cli.common import DONE, NO, USAGE, config_options, configuration, fail, printable
-from requiretls_mta.dns import resolvconf
+from requiretls_mta.cli.running import run
 from requiretls_mta.dns.answer import Answer, Resolver
-from requiretls_mta.dns.resolver import StubResolver
-from requiretls_mta.dns.settings import show_server
 from requiretls_mta.message.authres import show_result
-from requiretls_mta.message.ports import NoEvents
 from requiretls_mta.message.reply import quote
 from requiretls_mta.service.config import Config
 from requiretls_mta.service.config_errors import Refused
@@ -39,7 +34,6 @@ from requiretls_mta.service.config_sections import DNSWL
 from requiretls_mta.service.config_types import parse_domain
 from requiretls_mta.service.policies import list_settings
 
-T = TypeVar("T")
 QUOTA = "Lists count queries for each resolver: ask through one of your own, not through a public one."
 
 
@@ -65,29 +59,6 @@ def dnswl(context: click.Context, *, address: str | None, zone: str | None, chec
     found = run(config, lambda tools: look_up(tools, client, lists))
     click.echo(json.dumps(found) if as_json else printable("\n".join(map(_show_list, found["lists"]))))
     sys.exit(DONE if any(entry["result"] == "pass" for entry in found["lists"]) else NO)
-
-
-def run(config: Config, work: Callable[[Tools], Coroutine[Deferred[Any], Any, T]]) -> T:
-    """The result of some work, done in the process's reactor with the configured resolver."""
-    from twisted.internet import reactor as global_reactor
-
-    reactor: Any = global_reactor
-    servers = [show_server(server) for server in config.dns.servers]
-    resolver = StubResolver(reactor, resolvconf.settings(servers, config.dns.trust_ad, config.dns.timeout))
-    outcome: list[Any] = []
-
-    def begin() -> None:
-        done = Deferred.fromCoroutine(work(Tools(clock=reactor, resolver=resolver, events=NoEvents())))
-        done.addBoth(outcome.append).addCallback(lambda _: reactor.stop())
-
-    reactor.callWhenRunning(begin)
-    reactor.run()
-    if not outcome:  # interrupted
-        sys.exit(NO)
-    if isinstance(outcome[0], Failure):
-        outcome[0].raiseException()
-    result: T = outcome[0]
-    return result
 
 
 async def look_up(tools: Tools, client: ClientIP, lists: list[ListSettings]) -> dict[str, Any]:

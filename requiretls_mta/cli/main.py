@@ -9,6 +9,7 @@ from requiretls_mta.cli.common import config_options
 from requiretls_mta.cli.config import config
 from requiretls_mta.cli.conformance import conformance
 from requiretls_mta.cli.dnswl import dnswl
+from requiretls_mta.cli.explain import explain
 from requiretls_mta.cli.observe import observe
 from requiretls_mta.cli.queue import queue
 from requiretls_mta.cli.send import send
@@ -45,7 +46,7 @@ def completion(shell: str) -> None:
     click.echo(maker(cli, {}, NAME, "_REQUIRETLS_MTA_COMPLETE").source())
 
 
-for command in (config, conformance, dnswl, observe, queue, send, user):
+for command in (config, conformance, dnswl, explain, observe, queue, send, user):
     cli.add_command(command)
 
 

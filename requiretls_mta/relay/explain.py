@@ -21,9 +21,10 @@ from requiretls_mta.message.reply import Reply
 from requiretls_mta.relay.approach import Located, locate, reach
 from requiretls_mta.relay.demand import Demand
 from requiretls_mta.relay.dial import Connect, Line, bars_login, connector
-from requiretls_mta.relay.explanation import Explanation, Visit, check_records, read_chain, steps
+from requiretls_mta.relay.explanation import Explanation, Visit, steps
 from requiretls_mta.relay.lookup import RouteFinder
 from requiretls_mta.relay.outcomes import judged
+from requiretls_mta.relay.presented import check_records, read_chain
 from requiretls_mta.relay.route import Host, HostAddress, NoRoute, Route
 from requiretls_mta.relay.settings import RelaySettings
 from requiretls_mta.relay.tls_event import session_event
@@ -112,14 +113,15 @@ class _Walk:
         visits = tuple(itertools.chain.from_iterable(visits for visits, _ in found))
         causes = tuple(itertools.chain.from_iterable(causes for _, causes in found))
         taken = any(visit.cause is None for visit in visits)
-        return attrs.evolve(begun, route=route, visits=visits, reply=None if taken else conclude(causes))
+        reply = None if taken else conclude(causes, self._settings.profile)
+        return attrs.evolve(begun, route=route, visits=visits, reply=reply)
 
     async def _host(self, route: Route, host: Host, demand: Demand) -> tuple[list[Visit], Sequence[Cause]]:
         """One host at each of its addresses, and what the relay would hold against it."""
         located = await self._in_time(Deferred.fromCoroutine(locate(self._finder, demand, host)))
         if not isinstance(located, Located):
             cause = located or self._late(host)
-            return [_seen(route, host, None, None, (cause,))], (cause,)
+            return [self._seen(route, host, None, None, (cause,))], (cause,)
         host, addresses = located.host, located.addresses
         if located.row is None:
             visits = await self._visits(route, host, addresses, demand)
@@ -127,7 +129,7 @@ class _Walk:
         cause = judged(host, None, located.row)
         host, addresses = await self._in_time(Deferred.fromCoroutine(self._look_closer(host))) or (host, ())
         visits = await self._visits(route, host, addresses, demand, cause)
-        return visits or [_seen(route, host, None, None, (cause,))], (cause,)
+        return visits or [self._seen(route, host, None, None, (cause,))], (cause,)
 
     async def _look_closer(self, host: Host) -> tuple[Host, tuple[HostAddress, ...]]:
         """What the relay does not ask about a host that is out already."""
@@ -165,9 +167,23 @@ class _Walk:
             line.session.quit(self._settings.timeouts.quit)
             trouble = bars_login(line, self._settings)
         found = [*causes, trouble] if trouble else causes
-        visit = _seen(route, host, address, lines[0] if lines else None, found)
+        visit = self._seen(route, host, address, lines[0] if lines else None, found)
         waived = demand.waives(host, lines[0]) if lines and not found else None
         return attrs.evolve(visit, waived=waived, logs_in=host.name in self._settings.logins)
+
+    def _seen(self, route: Route, host: Host, address: str | None, line: Line | None, causes: Sequence[Cause]) -> Visit:
+        tls = line.session.tls if line is not None else None
+        return Visit(
+            host=host,
+            address=address,
+            steps=steps(route, host, line, causes),
+            cause=causes[0] if causes else None,
+            reply=conclude(causes[:1], self._settings.profile) if causes else None,
+            tls=tls,
+            proved=line.proves(host) if line is not None else None,
+            certificates=read_chain(tls.chain) if tls is not None else (),
+            tlsa=check_records(host.tlsa, tls, host.names),
+        )
 
     def _connect(self, host: Host, address: str, settings: RelaySettings) -> Deferred[ClientSession]:
         def keep(session: ClientSession) -> ClientSession:
@@ -197,17 +213,3 @@ class _Walk:
     def _no_route(self, domain: str) -> NoRoute:
         cause = self._late(Host(name=domain))
         return NoRoute(domain=domain, reply=Reply(451, "4.4.3", cause.detail), cause=cause)
-
-
-def _seen(route: Route, host: Host, address: str | None, line: Line | None, causes: Sequence[Cause]) -> Visit:
-    tls = line.session.tls if line is not None else None
-    return Visit(
-        host=host,
-        address=address,
-        steps=steps(route, host, line, causes),
-        cause=next(iter(causes), None),
-        tls=tls,
-        proved=line.proves(host) if line is not None else None,
-        certificates=read_chain(tls.chain) if tls is not None else (),
-        tlsa=check_records(host.tlsa, tls, host.names),
-    )

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import datetime
 import enum
-import hashlib
 from collections.abc import Sequence
 
 import attrs
-from cryptography import x509
 
 from requiretls_mta.message.outcome import Cause, Step
-from requiretls_mta.message.reply import Reply, quote
+from requiretls_mta.message.reply import Reply
 from requiretls_mta.relay.demand import Demand
 from requiretls_mta.relay.dial import Line
 from requiretls_mta.relay.outcomes import judged
+from requiretls_mta.relay.presented import Certificate, Checked
 from requiretls_mta.relay.route import Host, NoRoute, Route
-from requiretls_mta.tls.conclude import conclude
-from requiretls_mta.tls.dane import MAX_CHAIN, NO_RECORDS, TLSA, authenticate, public_key_info
+from requiretls_mta.tls.dane import NO_RECORDS
 from requiretls_mta.tls.elements import DANE, STS, Facts, MXSecurity, Proof, Proved, Requirement, TLSState
 from requiretls_mta.tls.facts import ClientTLS
 from requiretls_mta.tls.judge import Row, judge
 from requiretls_mta.tls.policy import Level
 
 STEPS = (Step.LOOKUP, Step.CONNECT, Step.STARTTLS, Step.AUTHENTICATE, Step.REQUIRETLS)
-MAX_NAMES = 100
-"""Names of one certificate that are told."""
 RFC8689 = Demand(requirement=Requirement.REQUIRED, level=Level.ENFORCE)
 """What the steps are measured by, whatever the operator lets pass."""
 
@@ -53,33 +48,6 @@ class StepResult:
 
 
 @attrs.frozen(kw_only=True)
-class Certificate:
-    """What stands in a certificate that a host presented; texts are escaped."""
-
-    subject: str
-    issuer: str
-    names: tuple[str, ...]
-    """DNS names and IP addresses of the SAN, at most `MAX_NAMES`."""
-    not_before: datetime.datetime
-    not_after: datetime.datetime
-    sha256: str
-    """Of the certificate."""
-    spki_sha256: str
-    """Of its public key: what a TLSA record `3 1 1` or `2 1 1` holds."""
-
-
-@attrs.frozen(kw_only=True)
-class Checked:
-    """One TLSA record of a host, held against its certificates."""
-
-    record: str
-    """As in a zone file."""
-    matches: bool
-    detail: str
-    """Why it does not match, or does not count; escaped."""
-
-
-@attrs.frozen(kw_only=True)
 class Visit:
     """One host at one of its addresses."""
 
@@ -99,10 +67,18 @@ class Visit:
     logs_in: bool = False
     """Whether the configuration has a login for it, which is not tried here."""
 
+    reply: Reply | None = None
+    """What the cause alone would come to; None: it would take the message."""
+
     @property
     def prospect(self) -> Prospect:
         """What would become of the message here."""
-        return Prospect.DELIVERABLE if self.cause is None else prospect_of(conclude((self.cause,)))
+        return prospect_of(self.reply)
+
+    @property
+    def status(self) -> str:
+        """The enhanced status code here."""
+        return status_of(self.reply)
 
 
 @attrs.frozen(kw_only=True)
@@ -126,12 +102,12 @@ class Explanation:
     @property
     def prospect(self) -> Prospect:
         """What would become of the message."""
-        return Prospect.DELIVERABLE if self.reply is None else prospect_of(self.reply)
+        return prospect_of(self.reply)
 
     @property
     def status(self) -> str:
         """The enhanced status code: `2.0.0`, or that of the report or of the deferral."""
-        return "2.0.0" if self.reply is None else self.reply.with_class().enhanced or ""
+        return status_of(self.reply)
 
     @property
     def chosen(self) -> Visit | None:
@@ -151,9 +127,16 @@ class Explanation:
         return next((security for security in MXSecurity if security in found), MXSecurity.NONE)
 
 
-def prospect_of(reply: Reply) -> Prospect:
-    """What a reply that is no success comes to."""
+def prospect_of(reply: Reply | None) -> Prospect:
+    """What a reply comes to, None being success."""
+    if reply is None:
+        return Prospect.DELIVERABLE
     return Prospect.TEMPORARY if reply.is_temporary else Prospect.UNDELIVERABLE
+
+
+def status_of(reply: Reply | None) -> str:
+    """The enhanced status code of a reply, None being success."""
+    return "2.0.0" if reply is None else reply.with_class().enhanced or ""
 
 
 # --- the five steps -------------------------------------------------------------------------------------------------
@@ -183,7 +166,7 @@ def how_found(route: Route, security: MXSecurity) -> str:
         case MXSecurity.DNSSEC if route.implicit:
             return "DNSSEC proves that there are no MX records: the domain itself is the host"
         case MXSecurity.DNSSEC:
-            return "the MX records are signed, and DNSSEC vouches for them"
+            return "the MX records are signed (DNSSEC)"
         case MXSecurity.MTA_STS:
             return "the MTA-STS policy of the domain lists the host"
         case MXSecurity.NOT_APPLICABLE if route.domain.startswith("["):
@@ -222,10 +205,10 @@ def _found_well(host: Host) -> Host:
 def _proof(proved: Proved | None) -> str:
     match proved:
         case Proved(proof=Proof.DANE_EE):
-            return f"by DANE: {proved.detail} is the host's own certificate or key"
+            return f"by DANE: {proved.detail} is the host's certificate or key"
         case Proved(proof=Proof.DANE_TA):
             return f"by DANE: {proved.detail} is above the host's certificate, which bears the name"
-    return "by PKIX: the chain leads to a trusted root, and the certificate bears the host's name"
+    return "by PKIX: a chain to a trusted root, and the host's name"
 
 
 def _keyword(line: Line) -> StepResult:
@@ -253,53 +236,3 @@ def _failed(host: Host, line: Line | None, row: Row, step: Step) -> StepResult:
 
 def _unseen(step: Step) -> StepResult:
     return StepResult(step=step, ok=False, detail="not reached", clause="RFC 8689 4.2.1", reached=False)
-
-
-# --- certificates and the records that vouch for them ---------------------------------------------------------------
-
-
-def check_records(tlsa: TLSA, tls: ClientTLS | None, names: Sequence[str]) -> tuple[Checked, ...]:
-    """Each record by itself."""
-    found = []
-    for record in tlsa.records:
-        if record.problem:
-            matches, detail = False, f"unusable: {record.problem}"
-        elif record not in tlsa.usable:
-            matches, detail = False, "not counted beside one with a stronger digest (RFC 7671 9)"
-        elif tls is None:
-            matches, detail = False, "there is no certificate to hold it against"
-        else:
-            proved = authenticate(attrs.evolve(tlsa, usable=(record,)), tls.chain, names)
-            matches, detail = proved.auth is not None, "" if proved.auth else proved.detail
-        found.append(Checked(record=quote(str(record)), matches=matches, detail=detail))
-    return tuple(found)
-
-
-def read_chain(chain: Sequence[bytes]) -> tuple[Certificate | str, ...]:
-    """What stands in certificates (DER)."""
-    return tuple(map(_read, chain[:MAX_CHAIN]))
-
-
-def _read(octets: bytes) -> Certificate | str:
-    try:
-        certificate = x509.load_der_x509_certificate(octets)
-        return Certificate(
-            subject=quote(certificate.subject.rfc4514_string()),
-            issuer=quote(certificate.issuer.rfc4514_string()),
-            names=_names(certificate),
-            not_before=certificate.not_valid_before_utc,
-            not_after=certificate.not_valid_after_utc,
-            sha256=hashlib.sha256(octets).hexdigest(),
-            spki_sha256=hashlib.sha256(public_key_info(octets)).hexdigest(),
-        )
-    except Exception as error:  # the octets are the host's
-        return f"this certificate cannot be read: {quote(str(error))}"
-
-
-def _names(certificate: x509.Certificate) -> tuple[str, ...]:
-    try:
-        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return ()
-    names = [quote(str(name.value)) for name in found if isinstance(name, x509.DNSName | x509.IPAddress)]
-    return tuple(names[:MAX_NAMES])

@@ -67,12 +67,15 @@ class STSPolicies:
         fetch: Fetch,
         *,
         folder: Path | None = None,
+        lender: Path | None = None,
         events: Events | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
+        """`lender` is the folder of another process, whose policies are known here too; it is only read."""
         self._clock = reactor
         self._resolver = resolver
         self._fetch = fetch
+        self._lender = lender
         self._events = events or NoEvents()
         self._wall = wall
         self._cache = PolicyCache(reactor, folder, wall)
@@ -111,6 +114,8 @@ class STSPolicies:
             return NoPolicy()
         if self._loading is not None:
             await _share(self._loading)
+        if self._lender is not None:
+            self._cache.borrow(self._lender, domain)
         kept = self._cache.get(domain)
         if kept is not None:
             self._refresh(domain)

@@ -131,6 +131,12 @@ class PolicyCache:
             return None
         return kept
 
+    def borrow(self, folder: Path, domain: str) -> None:
+        """Know what another process keeps of a domain in its folder; nothing is written there. Blocks."""
+        kept = _read(folder / f"{domain}{_SUFFIX}", self._wall())
+        if kept is not None and domain not in self._kept:
+            self._add(kept)
+
     def put(self, domain: str, policy: Policy) -> None:
         """Keep a policy that was fetched just now, in place of an older one."""
         now, old = self._wall(), self._kept.get(domain)

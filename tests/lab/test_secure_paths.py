@@ -14,8 +14,10 @@ from twisted.internet.defer import inlineCallbacks
 
 from requiretls_mta.dns.resolver import StubResolver
 from requiretls_mta.dns.settings import Settings
+from requiretls_mta.message.address import parse_mailbox
 from requiretls_mta.message.envelope import Tag
 from requiretls_mta.message.outcome import Delivered
+from requiretls_mta.relay.explain import explain
 from requiretls_mta.relay.lookup import LookupSettings, RouteFinder
 from requiretls_mta.relay.manager import RelayManager
 from requiretls_mta.relay.settings import RelaySettings
@@ -165,6 +167,18 @@ class SecurePaths(Walking):
         for server in self.servers:
             assert b"MAIL" not in server.clear and SECRET not in server.clear
             assert server.tls.count(b"MAIL") == server.tls.count(b" REQUIRETLS") == len(server.messages)
+
+    @inlineCallbacks
+    def test_what_is_explained(self):
+        """`explain` comes to the same codes by the same paths, and says nothing but EHLO, STARTTLS and QUIT."""
+        finder = RouteFinder(self.stub, lambda: LookupSettings(port=self.port))
+        for domain, code, auth, mx_security in TAGGED:
+            said = yield explain(reactor, parse_mailbox(f"r@{domain}"), finder=finder, settings=self.settings)
+            chosen = said.chosen
+            assert (said.status, chosen and chosen.proved.auth) == (code, auth), (domain, said)
+            assert mx_security in (None, said.mx_security.value), (domain, said)
+        for server in self.servers:
+            assert set(server.verbs) <= {"EHLO", "STARTTLS", "QUIT"}
 
     @inlineCallbacks
     def test_what_asks_for_nothing(self):

@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from requiretls_mta.dns.answer import Status
 from requiretls_mta.relay.route import NoPolicy
 from requiretls_mta.relay.sts import LONGEST_PAUSE, LOOK, PAUSE, SWEEP, STSPolicies
-from requiretls_mta.relay.sts_cache import DAY
+from requiretls_mta.relay.sts_cache import DAY, Kept, write_kept
 from requiretls_mta.relay.sts_fetch import FetchFailure
 from requiretls_mta.tls.mta_sts import Mode, Policy, parse_policy
 from tests.lab.https import policy
@@ -440,3 +440,26 @@ def test_a_fetch_that_ends_by_itself_when_the_service_stops(world):
     assert ended == ["a.test"]
     assert "stopping" in got[0].problem
     assert world.events.seen == []
+
+
+def test_policies_that_another_process_keeps(world, tmp_path):
+    """Known here as they are there, without a look-up; what is found out here is not written there."""
+    folder = tmp_path / "mta-sts"
+    folder.mkdir()
+    kept = Kept(
+        domain="a.test",
+        policy=parse_policy(policy("mx.a.test"), "1"),
+        fetched=world.now - 60,
+        used=world.now - 60,
+    )
+    (folder / "a.test.json").write_bytes(write_kept(kept))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    world.policies = STSPolicies(
+        world.clock, world.resolver, world.fetch, lender=folder, events=world.events, wall=lambda: world.now
+    )
+    assert world.find().mx == ("mx.a.test",) and world.fetched == []
+    world.publish("new.a.test", version="2")
+    assert now(world.policies.renewed("a.test", kept.policy)).mx == ("new.a.test",)
+    assert world.find().mx == ("new.a.test",), "what is borrowed does not come back"
+    assert isinstance(world.find("b.test"), NoPolicy)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -70,6 +70,21 @@ def test_what_is_no_answer_ends_the_session(octets):
         result(wait)
 
 
+def test_quit_is_said_once():
+    """Whoever asks again gets the same end to wait for; of a session that is over nobody has to wait."""
+    server = MemoryServer()
+    over = []
+    first = server.session.quit(5).addCallback(over.append)
+    assert server.session.quit(5) is first
+    assert server.said() == [b"QUIT\r\n"] and not over
+    server.say("221 bye")
+    assert over == [None] and server.transport.aborted and not server.session.is_open
+    assert server.session.quit(5).called and not server.clock.getDelayedCalls()
+    other = MemoryServer()
+    other.session.abort("enough")
+    assert other.session.quit(5).called and not other.said()
+
+
 def test_421_is_the_last_word():
     """It answers the command that waits; all others learn that the session is over (RFC 5321 3.8)."""
     server = MemoryServer()
