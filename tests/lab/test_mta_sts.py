@@ -1,8 +1,10 @@
 """MTA-STS end to end: unsigned zones on real name servers, real HTTPS, and what a process makes of both."""
 
+import json
 import signal
 import smtplib
 import ssl
+import subprocess
 import time
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from tests.lab.ca import CA
 from tests.lab.dns import Lab
 from tests.lab.https import policy, policy_server
-from tests.lab.mta import MTA, Recorder, Report, free_port, user_file
+from tests.lab.mta import BIN, MTA, Recorder, Report, free_port, user_file
 from tests.lab.require import need
 
 A, B, PLAIN = "127.0.0.71", "127.0.0.72", "127.0.0.73"
@@ -266,6 +268,32 @@ def test_tls_required_no_asks_for_no_policy(world, domain):
     world.b.mail(f"optional@{domain}.test")
 
 
+def explained(world, domain):
+    """What `explain` says, with the configuration of our sending instance."""
+    command = [BIN / "requiretls-mta", "explain", f"bob@{domain}.test", "--json", "--config", world.a.file]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("domain", "status", "security"),
+    [
+        ("good", "2.0.0", "mta-sts"),
+        ("wild", "2.0.0", "mta-sts"),
+        ("two", "2.0.0", "mta-sts"),
+        ("testing", "5.7.10", "none"),
+        ("none", "5.7.10", "none"),
+        ("unlisted", "5.7.10", "none"),
+        ("broken", "4.7.5", "none"),
+        ("webpki", "4.7.5", "none"),
+    ],
+)
+def test_it_is_explained(world, domain, status, security):
+    """As the messages above fared."""
+    said = explained(world, domain)
+    assert (said["status"], said["mx_security"]) == (status, security), said
+
+
 def test_a_slow_policy_host_holds_up_nobody_else(world):
     """Its own mail waits; that of others is delivered meanwhile."""
     submit(world, "first@slow.test", require=False)
@@ -295,6 +323,7 @@ def test_a_restart_in_between(world):
         (octets,) = world.b.mail(f"after@{domain}.test")
         assert octets.count(b"(requiretls)") == 2
         assert event(world.a, "delivered", queue_id)["mx_security"] == "mta-sts"
+        assert explained(world, domain)["mx_security"] == "mta-sts"
     assert (world.https.count("cached.test"), world.https.count("changed.test")) == (1, 2)
 
 
