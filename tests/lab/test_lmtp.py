@@ -64,7 +64,6 @@ class Boxes:
         if name == "full":
             return b"552 5.2.2 mailbox full\r\n"
         if name == "busy" and self.busy:
-            self.busy = False
             return b"450 4.2.1 busy\r\n"
         self.taken.append((name, octets))
         return b"250 2.0.0 taken\r\n"
@@ -94,7 +93,7 @@ local = ["here.test"]
 [delivery]
 lmtp = "{where}"
 [relay]
-retry = ["2s"]
+retry = ["1s"]
 [dns]
 servers = ["127.0.0.1:1"]
 """,
@@ -112,10 +111,12 @@ servers = ["127.0.0.1:1"]
             "full@here.test": "failed",
             "busy@here.test": "queued",
         }
+        boxes.busy = False
         until(mta, lambda: any(name == "busy" for name, _ in boxes.taken))
         until(mta, lambda: mta.tool("queue", "list", "--json").strip() == "[]")
         assert sorted(name for name, _ in boxes.taken) == ["busy", "good", "sender"]
-        assert [set(t) for t in boxes.transactions if t != ("sender",)] == [{"good", "full", "busy"}, {"busy"}]
+        first, *further = [set(t) for t in boxes.transactions if t != ("sender",)]
+        assert first == {"good", "full", "busy"} and all(t == {"busy"} for t in further)
         (octets,) = [octets for name, octets in boxes.taken if name == "sender"]
         report = Report(octets)
         assert report.status == "5.2.2"
