@@ -15,7 +15,7 @@ ADDRESS = "127.0.0.46"
 
 
 class Boxes:
-    """An LMTP server: `full` is full for ever, `busy` is busy once, the others take everything."""
+    """An LMTP server: `full` is full for ever, `busy` is busy while `busy` is set, the others take everything."""
 
     def __init__(self, listening):
         self.taken, self.busy, self.transactions = [], True, []
