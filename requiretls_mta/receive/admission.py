@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import attrs
 
@@ -11,7 +11,8 @@ from requiretls_mta.message.envelope import Recipient
 from requiretls_mta.message.ports import Events
 from requiretls_mta.message.stored import Message
 from requiretls_mta.queue.store import IQueueStore, Lease
-from requiretls_mta.receive.recipients import AliasLoopError, Expansion, expand
+from requiretls_mta.receive.lists import to_members
+from requiretls_mta.receive.recipients import AliasLoopError, expand
 from requiretls_mta.receive.settings import Settings
 
 
@@ -48,27 +49,66 @@ class Admission:
 
     def to_all(self, reports: Sequence[Message]) -> tuple[Message, ...]:
         """The same reports, which enter with what gave birth to them, to those behind the sender's own alias."""
-        prepared = []
+        prepared: list[Message] = []
         for report in reports:
             try:
-                expansion = expand(report.envelope.recipients, self._settings())
+                prepared += self._reached(report)[0]
             except AliasLoopError:
-                expansion = Expansion(report.envelope.recipients)
-            prepared.append(_to(report, expansion))
+                prepared.append(report)
         return tuple(prepared)
 
     async def admit(self, message: Message, session: str | None = None) -> None:
-        """Returns when the message is on disk; raises `StoreFull`, `AliasLoopError` or the store's own error.
+        """`admit_all` for one message of which there is nothing to tell."""
+        await self.admit_all([message], session)
 
-        `session` is the id of the one that brought it.
+    async def admit_all(
+        self, messages: Sequence[Message], session: str | None = None, notes: Sequence[Mapping[str, Any]] = ({},)
+    ) -> None:
+        """Returns when the messages, with all copies for members of lists, are on disk, by one commit.
+
+        Raises `StoreFull`, `AliasLoopError`, `ListLoopError` or the store's own error. `session` is the id of the one
+        that brought them, `notes` what the event `queued` is to tell of each.
         """
-        expansion = expand(message.envelope.recipients, self._settings())
-        message = _to(message, expansion)
+        admitted: list[tuple[Message, Mapping[str, Any]]] = []
         reports: tuple[Message, ...] = ()
-        if expansion.reportable and self._expanded:
-            reports = self.to_all(self._expanded(message, expansion.reportable))
-        leases = await self._store.accept([message, *reports], self._schedule.has_room_for(message))
+        for message, note in zip(messages, notes, strict=True):
+            copies, reportable = self._reached(message)
+            # A list that does not inherit the tag was not meant by the rule that set it.
+            admitted += [(copy, note if copy.envelope.tag is message.envelope.tag else {}) for copy in copies]
+            if reportable and self._expanded:
+                reports += self.to_all(self._expanded(message, reportable))
+        has_room = all(self._schedule.has_room_for(message) for message, _ in admitted)
+        leases = await self._store.accept([*(message for message, _ in admitted), *reports], has_room)
+        for message, note in admitted:
+            self._tell(message, session, note)
+        if leases:
+            self._schedule.take(leases)
+
+    def _reached(self, message: Message) -> tuple[list[Message], tuple[Recipient, ...]]:
+        """The message to whom its aliases lead, with a copy for each list among them; whose expansion is reported."""
+        settings = self._settings()
+        expansion = expand(message.envelope.recipients, settings)
+        reportable = expansion.reportable
+        if expansion.recipients is not message.envelope.recipients:
+            message = attrs.evolve(message, envelope=attrs.evolve(message.envelope, recipients=expansion.recipients))
+        if not settings.lists:
+            return [message], reportable
+        reportable += tuple(r for r in expansion.recipients if r.wants_success and r.address.key in settings.lists)
+        copies = to_members(
+            message,
+            settings.lists,
+            lambda members: expand(members, settings).recipients,
+            hostname=settings.hostname,
+            new_id=self._store.new_id,
+            now=message.received,
+        )
+        return copies, reportable
+
+    def _tell(self, message: Message, session: str | None, note: Mapping[str, Any]) -> None:
         envelope = message.envelope
+        birth = {} if message.origin == "smtp" and message.parent is None else {"origin": message.origin}
+        if message.parent is not None:
+            birth["parent"] = message.parent
         self._events.emit(
             "queued",
             session=session,
@@ -77,12 +117,6 @@ class Admission:
             recipients=len(envelope.recipients),
             size=message.size,
             requiretls=envelope.tag.value if envelope.tag else None,
+            **birth,
+            **note,
         )
-        if leases:
-            self._schedule.take(leases)
-
-
-def _to(message: Message, expansion: Expansion) -> Message:
-    if expansion.recipients is message.envelope.recipients:
-        return message
-    return attrs.evolve(message, envelope=attrs.evolve(message.envelope, recipients=expansion.recipients))

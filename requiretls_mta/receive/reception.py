@@ -13,6 +13,7 @@ from requiretls_mta.checks.interfaces import Verdict
 from requiretls_mta.checks.pipeline import refusal_of
 from requiretls_mta.message import authres, reply
 from requiretls_mta.message import header as headers
+from requiretls_mta.message.address import Address
 from requiretls_mta.message.content import Content
 from requiretls_mta.message.envelope import Envelope, Recipient, Tag
 from requiretls_mta.message.ports import Body, Events
@@ -20,7 +21,10 @@ from requiretls_mta.message.reply import Reply
 from requiretls_mta.message.stored import Message, header_of
 from requiretls_mta.queue.store import BodyWriter, IQueueStore, StoreFull
 from requiretls_mta.receive.admission import Admission
-from requiretls_mta.receive.recipients import AliasLoopError, complete, refusal
+from requiretls_mta.receive.lists import ListLoopError
+from requiretls_mta.receive.promise import Share, shares
+from requiretls_mta.receive.recipients import AliasLoopError, complete, needs_mailbox, refusal
+from requiretls_mta.receive.rules import Facts, without_suffix
 from requiretls_mta.receive.settings import Settings
 from requiretls_mta.receive.trace import received_field
 from requiretls_mta.smtp.interfaces import Session
@@ -42,6 +46,8 @@ class ReceptionStation:
     wall: Callable[[], float]
     trusted: bool = False
     """Whether every client of the listener counts as one of `relay_from`."""
+    callout: Callable[[Address], Reply | Deferred[Reply | None] | None] | None = None
+    """Asks whether a mailbox exists: why its mail is not taken, or None. Never fails."""
 
     def begin(self, session: Session) -> Reception:
         """A transaction under the policies of this moment."""
@@ -65,6 +71,8 @@ class Reception:
             or (session.service == "mx" and settings.may_relay(peer.address, via_proxy=peer.via_proxy))
         )
         self._envelope: Envelope | None = None
+        self._suffixed: set[int] = set()
+        """Numbers of the recipients that were named with `rules.SUFFIX`."""
         self._id = ""
         self._writer: BodyWriter | None = None
         self._broken: Reply | None = None
@@ -75,20 +83,32 @@ class Reception:
             return reply.AUTH_REQUIRED
         return reply.SENDER_OK
 
-    def rcpt(self, recipient: Recipient) -> Reply:
+    def rcpt(self, recipient: Recipient) -> Reply | Deferred[Reply]:
         """RCPT."""
-        address = complete(recipient.address, self._settings)
+        address = self._meant(recipient)
         delivers = self._session.service == "lmtp"
-        return refusal(address, self._settings, relay=self._relay, delivers=delivers) or reply.RECIPIENT_OK
+        refused = refusal(address, self._settings, relay=self._relay, delivers=delivers)
+        ask = self._station.callout if self._settings.callout else None
+        if refused is not None or ask is None or not needs_mailbox(address, self._settings):
+            return refused or reply.RECIPIENT_OK
+        answer = ask(address)
+        if isinstance(answer, Deferred):
+            return answer.addCallback(lambda unknown: unknown or reply.RECIPIENT_OK)
+        return answer or reply.RECIPIENT_OK
+
+    def _meant(self, recipient: Recipient) -> Address:
+        return complete(without_suffix(recipient.address), self._settings)
 
     def data(self, envelope: Envelope) -> Reply | None:
         """DATA, or the first BDAT."""
         for number, recipient in enumerate(envelope.recipients):
-            address = complete(recipient.address, self._settings)
+            address = self._meant(recipient)
             if address is not recipient.address:
                 recipients = list(envelope.recipients)
                 recipients[number] = attrs.evolve(recipient, address=address)
                 envelope = attrs.evolve(envelope, recipients=tuple(recipients))
+                if without_suffix(recipient.address) is not recipient.address:
+                    self._suffixed.add(number)
         self._envelope = envelope
         self._id = self._station.store.new_id()
         self._writer = self._station.store.body(self._id)
@@ -142,8 +162,9 @@ class Reception:
             if (refused := refusal_of(verdicts)) is not None:
                 writer.abort()
                 return refused
-            message = self._message(content, header, body, verdicts=verdicts, cuts=forged)
-            await self._station.admission.admit(message, self._session.id)
+            parts = self._shares(header)
+            messages = [self._message(content, share, body, verdicts=verdicts, cuts=forged) for share in parts]
+            await self._station.admission.admit_all(messages, self._session.id, [share.note for share in parts])
         except StoreFull:
             writer.abort()
             return reply.STORE_FULL
@@ -151,11 +172,15 @@ class Reception:
             writer.abort()
             self._log.error("message {queue_id}: {error}", error=str(error), **self._names)
             return reply.TOO_MANY_HOPS.with_text("The recipient's alias leads to too many recipients")
+        except ListLoopError as error:
+            writer.abort()
+            self._log.warn("message {queue_id}: {error}", error=str(error), **self._names)
+            return reply.TOO_MANY_HOPS.with_text("This message has been through the list already")
         except Exception:
             writer.abort()
             self._log.failure("message {queue_id} was not accepted", **self._names)
             return reply.LOCAL_ERROR
-        tls, tag = self._session.tls, message.envelope.tag
+        tls, tag = self._session.tls, parts[0].tag
         self._station.events.emit(
             "accepted",
             session=self._session.id,
@@ -168,24 +193,46 @@ class Reception:
         )
         return reply.queued(self._id)
 
+    def _shares(self, header: bytes) -> list[Share]:
+        """The recipients by what is promised them; each share becomes a message (RFC 8689 4.1: the tag is its own)."""
+        envelope = self._envelope
+        assert envelope is not None
+        facts = Facts(
+            asked=self._tag(envelope, header),
+            sender=envelope.sender.key if envelope.sender else "",
+            header=header,
+            user=self._session.user,
+            listener=self._session.peer.listener,
+        )
+        return shares(envelope.recipients, self._suffixed, facts, self._settings.rules)
+
     def _message(
-        self, content: Content, header: bytes, body: Body, *, verdicts: Sequence[Verdict], cuts: Cuts
+        self, content: Content, share: Share, body: Body, *, verdicts: Sequence[Verdict], cuts: Cuts
     ) -> Message:
         assert self._envelope is not None
         now = self._station.wall()
-        envelope, tag = self._envelope, self._tag(self._envelope, header)
-        if tag is not envelope.tag:
-            envelope = attrs.evolve(envelope, tag=tag)
+        envelope = self._envelope
+        if share.tag is not envelope.tag or len(share.recipients) < len(envelope.recipients):
+            envelope = attrs.evolve(envelope, tag=share.tag, recipients=share.recipients)
+        queue_id = self._station.store.new_id() if share.further else self._id
         return Message(
-            id=self._id,
+            id=queue_id,
             envelope=envelope,
             body=body,
             content=content,
             # Outside ASCII only where it goes nowhere without SMTPUTF8 anyway (RFC 6531 3.2).
             prepend=self._results(verdicts, utf8=envelope.smtputf8 and content.eight_bit_header)
-            + received_field(envelope, self._session, hostname=self._settings.hostname, queue_id=self._id, now=now),
+            + received_field(
+                envelope,
+                self._session,
+                hostname=self._settings.hostname,
+                queue_id=queue_id,
+                now=now,
+                decided=share.comment,
+            ),
             cuts=cuts,
             received=now,
+            parent=self._id if share.further else None,
             listener=self._session.peer.listener,
         )
 

@@ -16,6 +16,8 @@ from requiretls_mta.receive.settings import Settings
 
 MAX_EXPANSION = 1000
 """Recipients that the aliases of one message may lead to, counted on every way that leads there."""
+MOST_KNOWN = 1_000_000
+"""Addresses in a file of those that exist."""
 _BY_DEFAULT = frozenset({Notify.FAILURE, Notify.DELAY})
 """What is reported where NOTIFY was not given."""
 
@@ -26,7 +28,7 @@ class AliasLoopError(ValueError):
 
 def complete(address: Address, settings: Settings) -> Address:
     """The postmaster without a domain, or of this host's own name, is that of a local domain (RFC 5321 4.5.1)."""
-    if not is_postmaster(address, settings) or address.key in settings.aliases:
+    if not is_postmaster(address, settings) or stands_for_others(address, settings):
         return address
     if settings.is_ours(address.domain):
         return address
@@ -39,11 +41,27 @@ def refusal(address: Address, settings: Settings, *, relay: bool, delivers: bool
     `relay` is the client's right to send anywhere; `delivers` where mail comes for delivery only (LMTP).
     """
     ours = settings.is_local(address.domain) if delivers else settings.is_ours(address.domain)
-    if not ours and (delivers or address.key not in settings.aliases):
+    if not ours and (delivers or not stands_for_others(address, settings)):
         return None if relay or is_postmaster(address, settings) else reply.NO_RELAY
     if settings.is_local(address.domain) and not names_mailbox(address.local):
         return reply.BAD_LOCAL_PART
+    if settings.recipients is not None and needs_mailbox(address, settings) and address.key not in settings.recipients:
+        return reply.UNKNOWN_RECIPIENT
     return None
+
+
+def stands_for_others(address: Address, settings: Settings) -> bool:
+    """Whether this is an alias or a list."""
+    return address.key in settings.aliases or address.key in settings.lists
+
+
+def needs_mailbox(address: Address, settings: Settings) -> bool:
+    """Whether mail for this address is for a mailbox here, which may not exist; the postmaster's always does."""
+    return (
+        settings.is_local(address.domain)
+        and not stands_for_others(address, settings)
+        and not is_postmaster(address, settings)
+    )
 
 
 def is_postmaster(address: Address, settings: Settings) -> bool:

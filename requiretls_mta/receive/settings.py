@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import attrs
 
 from requiretls_mta.message.address import Address, AddressError, ascii_domain
+from requiretls_mta.receive.lists import Lists
+from requiretls_mta.receive.rules import Rule
 
 _KNOWN = 10_000
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -28,6 +30,13 @@ class Settings:
     """Clients that may relay without authentication."""
     aliases: Mapping[str, tuple[Address, ...]] = attrs.field(factory=dict)
     """`Address.key` to its targets."""
+    lists: Lists = attrs.field(factory=dict)
+    recipients: frozenset[str] | None = None
+    """`Address.key` of all who have a mailbox in the local domains; None: that is not known here."""
+    callout: bool = False
+    """Whether the server that delivers is asked for them."""
+    rules: tuple[Rule, ...] = ()
+    """Who requires TLS without asking; the first that matches counts."""
     honor_header: str = "any"
     """Whose `TLS-Required: No` is obeyed: `any`, `authenticated` or `none`."""
     received_hops: int = 50

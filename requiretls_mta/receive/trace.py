@@ -8,8 +8,10 @@ from requiretls_mta.message.trace import date_time
 from requiretls_mta.smtp.interfaces import Session
 
 
-def received_field(envelope: Envelope, session: Session, *, hostname: str, queue_id: str, now: float) -> bytes:
-    """The `Received` field with its CRLF; `now` in Unix seconds."""
+def received_field(
+    envelope: Envelope, session: Session, *, hostname: str, queue_id: str, now: float, decided: str = ""
+) -> bytes:
+    """The `Received` field with its CRLF; `now` in Unix seconds; `decided`: what a rule did, for a comment."""
     with_ = session.protocol
     if envelope.smtputf8:
         with_ = "UTF8" + with_.removeprefix("E")  # RFC 6531 4.3: UTF8SMTPS is ESMTPS with SMTPUTF8
@@ -18,6 +20,8 @@ def received_field(envelope: Envelope, session: Session, *, hostname: str, queue
         by += f" ({session.tls.version} {session.tls.cipher})"
     if envelope.tag is Tag.REQUIRED:
         by += " (requiretls)"
+    if decided:
+        by += f" ({decided})"
     lines = [f"Received: from {_client(session)}", by, f"id {queue_id}"]
     # One recipient may be named; more would tell each other of blind copies (RFC 5321 7.2).
     if len(envelope.recipients) == 1 and envelope.recipients[0].address.is_ascii:

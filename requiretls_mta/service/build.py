@@ -29,6 +29,7 @@ from requiretls_mta.message.ports import Events, NoEvents
 from requiretls_mta.queue.sqlite import SQLiteStore
 from requiretls_mta.receive.admission import Admission
 from requiretls_mta.receive.reception import ReceptionStation
+from requiretls_mta.relay.callout import Callout
 from requiretls_mta.relay.destination import Way
 from requiretls_mta.relay.lookup import RouteFinder
 from requiretls_mta.relay.manager import RelayManager
@@ -45,7 +46,7 @@ from requiretls_mta.service.control import Controls, ControlSocket
 from requiretls_mta.service.events import Subscribers
 from requiretls_mta.service.listeners import Binding, Listeners
 from requiretls_mta.service.mta import MTA, Parts
-from requiretls_mta.service.policies import Policies, policies, relay_settings, session_settings
+from requiretls_mta.service.policies import Policies, policies, relay_settings, session_settings, with_files
 from requiretls_mta.service.state import prepare_state, shard
 from requiretls_mta.service.tls_reports import tls_reports
 from requiretls_mta.service.users import UsersChecker
@@ -121,6 +122,7 @@ class _House:
             events=self.sessions,
         )
         reports = Reports(settings=lambda: self.policies.reports, new_id=self.store.new_id, wall=wall, events=events)
+        self.callout = Callout(reactor, self.finder, self._relay_settings)
         self.schedule = Schedule(
             store=self.store,
             choose=self._choose,
@@ -228,6 +230,7 @@ class _House:
                     events=self.events,
                     wall=self.wall,
                     trusted=listen.trusted,
+                    callout=self.callout.ask,
                 ),
                 contextFactory=self.contexts,
                 challengers={b"PLAIN": PlainCredentials, b"LOGIN": LOGINCredentials} if submission else None,
@@ -278,6 +281,7 @@ class _House:
         if self.config.tls.certificate is not None:
             self.contexts.loaded = self._load_tls(self.config)
         self.relay = relay_settings(self.config)
+        self.policies = with_files(self.policies)
         self.users.load()
 
     def _prepare(self) -> None:
@@ -321,7 +325,7 @@ class _House:
 
     def reload(self, config: Config) -> None:
         """Put a new configuration's policies into force, all of them or, raising, none."""
-        new = policies(config, self.policies.generation + 1)
+        new = with_files(policies(config, self.policies.generation + 1))
         loaded, relay, users = self._load_tls(config), relay_settings(config, new.generation), self.users.read()
         self.policies, self.relay, self.contexts.loaded = new, relay, loaded
         self.users.replace(users)

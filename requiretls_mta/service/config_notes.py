@@ -9,15 +9,15 @@ from typing import Any
 
 import attrs
 
+from requiretls_mta.message.addresses_file import AddressesError, read_addresses
+from requiretls_mta.receive.lists import MOST_MEMBERS
+from requiretls_mta.receive.recipients import MOST_KNOWN
 from requiretls_mta.service.config import Config, as_toml_tables
 from requiretls_mta.service.config_errors import Path_, Problem, dotted
 from requiretls_mta.service.config_types import StoreURL
 
 _LATER: dict[Path_, Callable[[Config], bool]] = {
     ("workers",): lambda config: config.workers != 1,
-    ("delivery", "recipients"): lambda config: config.delivery.recipients != "any",
-    ("list",): lambda config: bool(config.lists),
-    ("requiretls", "rule"): lambda config: bool(config.requiretls.rule),
     ("spf",): lambda config: config.spf.action != "off",
     ("dkim",): lambda config: config.dkim.verify or bool(config.dkim.sign),
     ("dmarc",): lambda config: config.dmarc.action != "off",
@@ -30,6 +30,7 @@ RELOADED: tuple[Path_, ...] = (
     ("tls",),
     ("aliases",),
     ("list",),
+    ("delivery", "recipients"),
     ("access",),
     ("domains",),
     ("relay", "trust"),
@@ -67,7 +68,7 @@ def needs_restart(old: Config, new: Config) -> list[str]:
 
 
 def unreadable_files(config: Config) -> list[Problem]:
-    """Files that the configuration names and this process cannot read; a missing users file is an empty one."""
+    """Files that the configuration names and this process cannot use; a missing users file is an empty one."""
     problems = []
     for key, path in _files(config):
         try:
@@ -78,7 +79,22 @@ def unreadable_files(config: Config) -> list[Problem]:
                 continue
             found = f'"{path}": {os.strerror(error.errno) if error.errno else error}'
             problems.append(Problem(str(config.file or ""), dotted(key), found, "a readable file"))
-    return problems
+    return problems + list(_bad_addresses(config, {problem.key for problem in problems}))
+
+
+def _bad_addresses(config: Config, unread: set[str]) -> Iterator[Problem]:
+    """What is wrong in files of addresses, but for those that cannot be read at all."""
+    files: list[tuple[Path_, Path, int]] = [
+        (("list", index, "members_file"), entry.members_file, MOST_MEMBERS) for index, entry in enumerate(config.lists)
+    ]
+    if config.delivery.recipients not in ("any", "callout"):
+        files.append((("delivery", "recipients"), Path(config.delivery.recipients), MOST_KNOWN))
+    for key, path, most in files:
+        try:
+            if dotted(key) not in unread:
+                read_addresses(path, most=most)
+        except AddressesError as error:
+            yield Problem(str(config.file or ""), dotted(key), str(error), f"one address a line, at most {most}")
 
 
 def _files(config: Config) -> Iterator[tuple[Path_, Path]]:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import attrs
 
 from requiretls_mta.checks.dnswl_rules import LONGEST_ZONE
+from requiretls_mta.receive.rules import header_pattern
 from requiretls_mta.service.config_errors import Path_
+from requiretls_mta.service.config_types import AddressKey
 
 if TYPE_CHECKING:
     from requiretls_mta.service.config import Config
@@ -28,6 +30,7 @@ def conflicts(config: Config) -> Iterator[Conflict]:
     yield from _tls(config)
     yield from _delivery(config)
     yield from _listeners(config)
+    yield from _lists(config)
     yield from _requiretls(config)
     yield from _dnswl(config)
     if not config.relay.retry:
@@ -80,9 +83,42 @@ def _listeners(config: Config) -> Iterator[Conflict]:
             places[key] = name
 
 
+def _lists(config: Config) -> Iterator[Conflict]:
+    addresses: set[str] = set()
+    for index, entry in enumerate(config.lists):
+        here: Path_ = ("list", index)
+        key = entry.address.key
+        if key in addresses:
+            yield Conflict(((*here, "address"),), f'"{entry.address}" again', "each list once")
+        addresses.add(key)
+        if key in config.aliases:
+            found = f'"{entry.address}", which is an alias too'
+            yield Conflict(((*here, "address"), ("aliases",)), found, "an address that is either a list or an alias")
+        # What comes back from the members must not go to them.
+        if key in _behind(entry.owner.key, config):
+            found = f'"{entry.owner}", which leads back to the list'
+            yield Conflict(((*here, "owner"), ("aliases",)), found, "an address outside the list")
+
+
+def _behind(key: str, config: Config) -> set[str]:
+    """All addresses to which aliases lead from this one, itself included."""
+    found, waiting = {key}, [key]
+    while waiting:
+        new = {a.key for a in config.aliases.get(AddressKey(waiting.pop()), ())} - found
+        found |= new
+        waiting += new
+    return found
+
+
 def _requiretls(config: Config) -> Iterator[Conflict]:
     for index, rule in enumerate(config.requiretls.rule):
         here: Path_ = ("requiretls", "rule", index)
+        try:
+            if rule.header is not None:
+                header_pattern(rule.header)
+        except ValueError:
+            allowed = 'a field\'s name, or "Name: value", in which * may stand for anything'
+            yield Conflict(((*here, "header"), here), f'"{rule.header}"', allowed)
         if rule.floor and not rule.require:
             yield Conflict(((*here, "floor"), here), "true, with require = false", "floor with require = true")
         if rule.listener is not None and rule.listener not in config.listen:

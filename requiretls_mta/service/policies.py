@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import attrs
 
 from requiretls_mta.checks.dnswl_rules import ListSettings, patterns
 from requiretls_mta.delivery.maildir import MaildirSettings
+from requiretls_mta.message.addresses_file import read_addresses
+from requiretls_mta.message.glob import glob
 from requiretls_mta.message.profile import Profile
+from requiretls_mta.receive.lists import read_list
+from requiretls_mta.receive.recipients import MOST_KNOWN
+from requiretls_mta.receive.rules import Rule, address_pattern, header_pattern
 from requiretls_mta.receive.settings import Settings as ReceiveSettings
 from requiretls_mta.relay.lookup import LookupSettings
 from requiretls_mta.relay.retry import RetrySettings
@@ -18,7 +24,9 @@ from requiretls_mta.relay.schedule import ScheduleSettings
 from requiretls_mta.relay.settings import RelaySettings
 from requiretls_mta.relay.static_routes import StaticRoute, parse_route
 from requiretls_mta.report.dsn import ReportSettings
+from requiretls_mta.service import config_sections as sections
 from requiretls_mta.service.config import Config
+from requiretls_mta.service.config_errors import dotted
 from requiretls_mta.service.config_sections import DNSWL
 from requiretls_mta.service.own_addresses import OwnAddresses
 from requiretls_mta.smtp.login import Login
@@ -44,7 +52,7 @@ class Policies:
 
 
 def policies(config: Config, generation: int = 0) -> Policies:
-    """The policies of a checked configuration."""
+    """The policies of a checked configuration; whose lists and recipients are in files, `with_files` adds."""
     requiretls, relay = config.requiretls, config.relay
     return Policies(
         config=config,
@@ -56,6 +64,8 @@ def policies(config: Config, generation: int = 0) -> Policies:
             relay_domains=frozenset(config.domains.relay),
             relay_from=config.access.relay_from,
             aliases={str(key): tuple(targets) for key, targets in config.aliases.items()},
+            callout=config.delivery.recipients == "callout",
+            rules=tuple(_rule(index, entry) for index, entry in enumerate(requiretls.rule)),
             honor_header=requiretls.honor_header,
             received_hops=config.limits.received_hops,
         ),
@@ -80,6 +90,38 @@ def policies(config: Config, generation: int = 0) -> Policies:
         reports=ReportSettings(hostname=config.hostname, bounce=requiretls.bounce, profile=Profile(requiretls.profile)),
         maildir=MaildirSettings(config.delivery.maildir) if config.delivery.maildir else None,
         checks={"dnswl": tuple(map(list_settings, config.dnswl))},
+    )
+
+
+def with_files(found: Policies) -> Policies:
+    """The policies with what stands in files: members of lists, recipients that exist.
+
+    Raises `message.addresses_file.AddressesError` or `OSError`.
+    """
+    config = found.config
+    lists = {
+        entry.address.key: read_list(
+            entry.address, entry.owner, entry.members_file, inherit=entry.requiretls == "inherit"
+        )
+        for entry in config.lists
+    }
+    recipients = None
+    if config.delivery.recipients not in ("any", "callout"):
+        known = read_addresses(Path(config.delivery.recipients), most=MOST_KNOWN)
+        recipients = frozenset(address.key for address in known)
+    return attrs.evolve(found, receive=attrs.evolve(found.receive, lists=lists, recipients=recipients))
+
+
+def _rule(index: int, entry: sections.Rule) -> Rule:
+    return Rule(
+        name=dotted(("requiretls", "rule", index)),
+        require=entry.require,
+        floor=entry.floor,
+        sender=None if entry.sender is None else address_pattern(entry.sender),
+        recipient=None if entry.recipient is None else address_pattern(entry.recipient),
+        header=None if entry.header is None else header_pattern(entry.header),
+        user=None if entry.user is None else glob(entry.user),
+        listener=entry.listener,
     )
 
 

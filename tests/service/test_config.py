@@ -47,6 +47,9 @@ EXAMPLES = (
 )
 
 
+LIST = '[[list]]\naddress = "t@a.b"\nowner = "o@a.b"\nmembers_file = "m"'
+
+
 def write(tmp_path, text):
     path = tmp_path / "mta.toml"
     path.write_text(text)
@@ -276,6 +279,11 @@ def test_an_unknown_key_comes_with_the_nearest_known_one(tmp_path, text, key, me
         ("[[requiretls.rule]]\nrequire = false\nfloor = true", "requiretls.rule[0].floor"),
         ('[[requiretls.rule]]\nrequire = true\nlistener = "x"', "requiretls.rule[0].listener"),
         ('[[requiretls.rule]]\nsender = "x"', "requiretls.rule[0].require"),
+        ('[[requiretls.rule]]\nrequire = true\nheader = "No Name: x"', "requiretls.rule[0].header"),
+        (f"{LIST}\n{LIST}", "list[1].address"),
+        (LIST.replace("o@", "T@"), "list[0].owner"),
+        (f'{LIST}\n[aliases]\n"o@a.b" = "p@a.b"\n"p@a.b" = ["q@a.b", "t@a.b", "o@a.b"]', "list[0].owner"),
+        (f'{LIST}\n[aliases]\n"t@a.b" = "p@a.b"', "list[0].address"),
         ('[[dnswl]]\nzone = "a"\n[[dnswl]]\nzone = "A"', "dnswl[1].zone"),
         (f'[[dnswl]]\nzone = "{".".join(["a" * 60] * 4)[:190]}"', "dnswl[0].zone"),
         ('[[dnswl]]\nzone = "a"\naccept = ["127.0.[9..2].1"]', "dnswl[0].accept[0]"),
@@ -530,6 +538,17 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     (problem,) = unreadable_files(load_config(write(tmp_path, text)))
     assert problem.key == "tls.certificate"
     assert "No such file" in problem.found
+
+
+def test_what_is_wrong_in_a_file_of_addresses_is_found(tmp_path):
+    """By `config check`, before a reload or a start finds it; with its line."""
+    (tmp_path / "m").write_text("ann@example.org\nbob\n")
+    text = f'{LIST}\n[delivery]\nmaildir = "d"\nrecipients = "m"'
+    found = {problem.key: problem.found for problem in unreadable_files(load_config(write(tmp_path, text)))}
+    assert set(found) == {"list[0].members_file", "delivery.recipients"}
+    assert all("m, line 2: found" in each for each in found.values())
+    (tmp_path / "m").unlink()
+    assert len(unreadable_files(load_config(write(tmp_path, text)))) == 2
 
 
 def test_known_keys_have_no_secrets_of_ours():
