@@ -153,6 +153,30 @@ def test_a_list_that_ignores_the_tag_reaches_who_cannot_keep_it(chain):
     assert len(chain.c.mail("five@c.test", 2)) == 2
 
 
+def test_p03_who_asks_by_the_suffix_has_a_message_of_its_own(chain):
+    """Split at admission with a body in a file, killed before an attempt: one goes on tagged, the other as it came."""
+    body = b"Subject: x\r\n\r\n" + b"a long body\r\n" * 100_000
+    chain.a.start()
+    with smtplib.SMTP(A, chain.port, timeout=10) as client:
+        client.ehlo("client.test")
+        client.sendmail("sender@a.test", ["plain@b.test", "anna+requiretls@b.test"], body)
+    until(lambda: len(chain.a.events("deferred")) == 2)
+    chain.a.kill()
+    rows = json.loads(chain.a.tool("queue", "list", "--json"))
+    assert [(row["requiretls"], row["recipients"][0]["address"]) for row in rows] == [
+        (None, "plain@b.test"),
+        ("required", "anna@b.test"),
+    ]
+    chain.b.start()
+    chain.a.start()
+    for name, count in (("plain", 0), ("anna", 2)):
+        (octets,) = chain.b.mail(f"{name}@b.test")
+        assert octets.count(b"(requiretls)") == count
+        assert octets.replace(b"\r\n", b"\n").endswith(body.replace(b"\r\n", b"\n"))
+    until(lambda: chain.a.tool("queue", "list", "--json").strip() == "[]")
+    assert list((chain.a.folder / "state").rglob("bodies/*")) == []
+
+
 def until(condition, seconds=15):
     end = time.monotonic() + seconds
     while not condition():

@@ -1,0 +1,87 @@
+"""Recipients known at RCPT, by an operator's configuration: a file that is read again, and a server that is asked."""
+
+import signal
+import smtplib
+import time
+
+import pytest
+
+from tests.lab.mta import MTA, free_port
+from tests.smtp.fake_mx import FakeMX
+
+ADDRESS = "127.0.0.95"
+NOBODY = b"5.1.1 No such recipient here"
+
+
+def instance(folder, delivery):
+    port = free_port(ADDRESS)
+    return MTA(
+        folder,
+        f"""hostname = "mx.here.test"
+[listen.mx]
+endpoint = "tcp:{port}:interface={ADDRESS}"
+service = "mx"
+[domains]
+local = ["here.test"]
+[delivery]
+{delivery}
+[aliases]
+"sales@here.test" = "ann@here.test"
+[dns]
+servers = ["127.0.0.1:1"]
+""",
+        (ADDRESS, port),
+    )
+
+
+def asked(mta, *names):
+    """The replies to RCPT, in one transaction."""
+    with smtplib.SMTP(*mta.probe, timeout=20) as client:
+        client.ehlo("client.test")
+        client.mail("s@far.test")
+        return [client.rcpt(f"{name}@here.test") for name in names]
+
+
+def test_a_file_is_read_at_the_start_and_at_sighup(tmp_path):
+    """And what is wrong in it stops the start with its line."""
+    mta = instance(tmp_path, f'maildir = "{tmp_path}/mail/{{domain}}/{{local}}"\nrecipients = "known"')
+    (tmp_path / "known").write_text("ann\n")
+    with pytest.raises(RuntimeError, match="known, line 1: found"):
+        mta.start()
+    assert mta.process.wait(10) == 1
+    (tmp_path / "known").write_text("ann@here.test\n")
+    mta.start()
+    try:
+        replies = asked(mta, "ANN", "bob", "sales", "postmaster", "ann+requiretls")
+        assert [code for code, _ in replies] == [250, 550, 250, 250, 250]
+        assert replies[1] == (550, NOBODY)
+        (tmp_path / "known").write_text("bob@here.test\n")
+        mta.process.send_signal(signal.SIGHUP)
+        end = time.monotonic() + 10
+        while asked(mta, "bob")[0][0] != 250:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert asked(mta, "ann") == [(550, NOBODY)]
+    finally:
+        assert mta.stop() == 0
+
+
+def test_the_lmtp_server_is_asked(tmp_path):
+    """Its answers are kept; without it, 451, but for those whom it need not be asked about."""
+    server = FakeMX(ADDRESS, lmtp=True, clear=("PIPELINING",), replies={"RCPT": ["250 ok", "550 5.1.1 unknown"]})
+    mta = instance(tmp_path, f'lmtp = "tcp:{ADDRESS}:{server.port}"\nrecipients = "callout"').start()
+    try:
+        for _ in range(2):
+            assert [code for code, _ in asked(mta, "ann", "bob")] == [250, 550]
+        assert server.connections == 2
+        server.close()
+        assert [code for code, _ in asked(mta, "ann", "bob", "carl", "sales", "postmaster")] == [
+            250,
+            550,
+            451,
+            250,
+            250,
+        ]
+    finally:
+        server.close()
+        assert mta.stop() == 0
