@@ -50,9 +50,11 @@ def shares(
     if not suffixed and not rules:
         return [Share(recipients=recipients, tag=facts.asked)]
     decision = decide(facts, rules)
+    # Who is named with the suffix and without it is one mailbox, and to it the stronger promise was asked for.
+    asked = {recipients[number].address.key for number in suffixed}
     found: dict[Tag | None, list[tuple[Recipient, Decision]]] = {}
-    for number, recipient in enumerate(recipients):
-        decided = decision(recipient.address, number in suffixed)
+    for recipient in recipients:
+        decided = decision(recipient.address, recipient.address.key in asked)
         found.setdefault(decided.tag, []).append((recipient, decided))
     return [
         Share(

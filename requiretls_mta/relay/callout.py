@@ -59,6 +59,7 @@ class Callout:
         self._answers: OrderedDict[str, _Answer] = OrderedDict()
         self._asking: dict[str, list[Deferred[Reply | None]]] = {}
         self._open = 0
+        self._running: set[Deferred[Reply | None]] = set()
         self._turn = DeferredSemaphore(AT_ONCE)
 
     def ask(self, address: Address) -> Reply | Deferred[Reply | None] | None:
@@ -77,11 +78,18 @@ class Callout:
             return waiter
         self._asking[key] = [waiter]
         asked = self._turn.run(lambda: Deferred.fromCoroutine(self._asked(address)))
+        self._running.add(asked)
         asked.addTimeout(DEADLINE, self._clock)
         # Whatever went wrong: nobody is turned away for good for our own trouble.
         asked.addErrback(lambda _: reply.CANNOT_VERIFY)
         asked.addCallback(lambda refused: self._tell(key, refused))
+        asked.addCallback(lambda _: self._running.discard(asked))
         return waiter
+
+    def close(self) -> None:
+        """Break off what is asked; whoever waits hears that it cannot be told."""
+        for asked in list(self._running):
+            asked.cancel()
 
     def _tell(self, key: str, refused: Reply | None) -> None:
         if refused is None or refused.is_permanent:

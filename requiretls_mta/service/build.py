@@ -333,6 +333,7 @@ class _House:
 
     async def _closed(self) -> None:
         self.manager.close()
+        self.callout.close()
         for check in self.checks:
             if IService.providedBy(check):
                 await maybeDeferred(check.stopService)

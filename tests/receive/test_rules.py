@@ -141,6 +141,13 @@ def test_recipients_are_parted_by_their_tags():
     assert len(shares(to, (), attrs.evolve(FACTS, asked=REQUIRED), rules)) == 1
 
 
+def test_one_mailbox_is_not_promised_two_things():
+    """Named with the suffix and without: nothing goes to it untagged."""
+    twice = (Recipient(address("a@b.example")), Recipient(address("A@B.example")))
+    (share,) = shares(twice, {1}, FACTS, ())
+    assert (share.tag, share.recipients) == (REQUIRED, twice)
+
+
 def test_who_has_no_rules_has_one_share():
     """And nothing to tell."""
     to = (Recipient(address("a@b.example")),)

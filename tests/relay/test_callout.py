@@ -102,7 +102,10 @@ class Asking(Walking):
         self.clock.advance(callout.DEADLINE)
         assert (yield gatherResults(asked)) == [reply.CANNOT_VERIFY] * callout.MOST_WAITING
         assert silent._turn.tokens == callout.AT_ONCE
-        assert isinstance(silent.ask(address()), Deferred)
+        last = silent.ask(address())
+        silent.close()
+        assert (yield last) == reply.CANNOT_VERIFY
+        assert silent._running == set() and self.clock.getDelayedCalls() == []
 
 
 class _Silent:
