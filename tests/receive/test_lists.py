@@ -4,6 +4,8 @@ import itertools
 
 import attrs
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from requiretls_mta.message.address import parse_mailbox
 from requiretls_mta.message.content import ContentScanner
@@ -55,13 +57,13 @@ def message(*to, sender="s@example.com", header=b"", **envelope):
     )
 
 
-def copies(came):
+def copies(came, settings=SETTINGS):
     numbers = itertools.count(1)
-    recipients = expand(came.envelope.recipients, SETTINGS).recipients
+    recipients = expand(came.envelope.recipients, settings).recipients
     return to_members(
         attrs.evolve(came, envelope=attrs.evolve(came.envelope, recipients=recipients)),
-        SETTINGS.lists,
-        lambda members: expand(members, SETTINGS).recipients,
+        settings.lists,
+        lambda members: expand(members, settings).recipients,
         hostname="mx.example.org",
         new_id=lambda: f"new{next(numbers)}",
         now=1_700_000_000.0,
@@ -170,3 +172,45 @@ def test_who_went_through_a_list_does_not_go_through_it_again():
         copies(message("teams@example.org", header=b"Received: from y\r\n" + back))
     assert len(copies(message("empty@example.org", header=back))) == 1
     assert len(copies(message("team@example.org", header=b"Subject: (list team@example.org)\r\n"))) == 1
+
+
+NAMES = [f"n{number}@example.org" for number in range(7)]
+
+
+@given(
+    lists=st.dictionaries(
+        st.sampled_from(NAMES),
+        st.tuples(st.lists(st.sampled_from(NAMES), max_size=4), st.sampled_from(NAMES), st.booleans()),
+    ),
+    aliases=st.dictionaries(st.sampled_from(NAMES), st.lists(st.sampled_from(NAMES), min_size=1, max_size=4)),
+    to=st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True),
+    sender=st.sampled_from(["s@example.com", None]),
+)
+def test_whatever_leads_where_a_message_ends_somewhere_and_nowhere_twice(lists, aliases, to, sender):
+    """Any net of aliases, lists and owners: nobody is left out, and only a list that ignores the tag drops it."""
+    found = {name: a_list(name, *members, owner=owner, inherit=i) for name, (members, owner, i) in lists.items()}
+    settings = Settings(
+        hostname="mx.example.org",
+        lists=found,
+        aliases={name: tuple(map(address, targets)) for name, targets in aliases.items() if name not in found},
+    )
+    got = copies(message(*to, sender=sender, tag=REQ), settings)
+    assert got and got[0].id == "first" and len({m.id for m in got}) == len(got)
+    assert all(m.parent == (None if m is got[0] else "first") for m in got)
+    for one in got:
+        keys = [r.address.key for r in one.envelope.recipients]
+        assert keys and len(set(keys)) == len(keys)
+        assert one.envelope.tag is REQ or not all(each.inherit for each in found.values())
+        assert (one.envelope.sender is None) == (sender is None)
+    marks = [m.prepend.split(b")")[0] for m in got if m.origin == "list"]
+    assert len(set(marks)) == len(marks)
+    assert sender or len(got) == 1
+    if not found:
+        return
+    named = expand(message(*to).envelope.recipients, settings).recipients
+    reached = {r.address.key for m in got for r in m.envelope.recipients}
+    assert {r.address.key for r in named if r.address.key not in found} <= reached
+    if sender:
+        for each in (found[r.address.key] for r in named if r.address.key in found):
+            members = expand(tuple(map(Recipient, each.members)), settings).recipients
+            assert {r.address.key for r in members if r.address.key not in found} <= reached
