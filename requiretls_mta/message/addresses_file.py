@@ -7,7 +7,7 @@ from pathlib import Path
 from requiretls_mta.message.address import Address, AddressError, parse_mailbox
 from requiretls_mta.message.reply import quote
 
-OCTETS = 64 * 1024 * 1024
+OCTETS = 32 * 1024 * 1024
 """Of the longest file that is read."""
 
 

@@ -16,8 +16,8 @@ from requiretls_mta.receive.settings import Settings
 
 MAX_EXPANSION = 1000
 """Recipients that the aliases of one message may lead to, counted on every way that leads there."""
-MOST_KNOWN = 1_000_000
-"""Addresses in a file of those that exist."""
+MOST_KNOWN = 100_000
+"""Addresses in a file of those that exist: what a reload can read without keeping sessions waiting for long."""
 _BY_DEFAULT = frozenset({Notify.FAILURE, Notify.DELAY})
 """What is reported where NOTIFY was not given."""
 

@@ -7,8 +7,9 @@ from twisted.internet.defer import Deferred, succeed
 from requiretls_mta.message import reply
 from requiretls_mta.message.address import parse_mailbox
 from requiretls_mta.message.envelope import Envelope, Notify, Recipient, Tag
+from requiretls_mta.message.glob import glob
 from requiretls_mta.receive.lists import MailingList
-from requiretls_mta.receive.rules import Rule, address_pattern
+from requiretls_mta.receive.rules import Rule, address_pattern, header_pattern
 from tests.receive.test_reception import SETTINGS, Bench, address, send
 
 TEAM = MailingList(
@@ -56,6 +57,22 @@ def test_p02_a_floor_wins_over_the_header(floor, tag, comment):
     (message,) = bench.store.accepted
     assert message.envelope.tag is tag
     assert comment in message.prepend
+
+
+@pytest.mark.parametrize(
+    ("given", "user", "tag"),
+    [
+        ({"user": glob("ann*")}, "anna", Tag.REQUIRED),
+        ({"user": glob("ann*")}, "bob", None),
+        ({"listener": "mx", "header": header_pattern("X-Secret: yes")}, None, Tag.REQUIRED),
+        ({"listener": "submission"}, "anna", None),
+    ],
+)
+def test_rules_know_who_came_where_with_what(given, user, tag):
+    """The user, the listener and the header are those of the session and its message."""
+    bench = Bench(rules(require=True, **given))
+    send(bench.begin(user=user), b"X-Secret: yes\r\n\r\n")
+    assert bench.store.accepted[0].envelope.tag is tag
 
 
 def test_a_header_that_is_not_obeyed_does_not_make_a_rule_yield():
