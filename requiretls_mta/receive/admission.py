@@ -106,7 +106,9 @@ class Admission:
 
     def _tell(self, message: Message, session: str | None, note: Mapping[str, Any]) -> None:
         envelope = message.envelope
-        birth = {} if message.origin == "smtp" and message.parent is None else {"origin": message.origin}
+        birth: dict[str, str] = {}
+        if message.origin == "list":
+            birth["origin"] = message.origin
         if message.parent is not None:
             birth["parent"] = message.parent
         self._events.emit(

@@ -47,8 +47,6 @@ def shares(
     recipients: tuple[Recipient, ...], suffixed: Collection[int], facts: Facts, rules: Sequence[Rule]
 ) -> list[Share]:
     """The recipients by tag, that of the first recipient first; `suffixed` are numbers of recipients."""
-    if not suffixed and not rules:
-        return [Share(recipients=recipients, tag=facts.asked)]
     decision = decide(facts, rules)
     # Who is named with the suffix and without it is one mailbox, and to it the stronger promise was asked for.
     asked = {recipients[number].address.key for number in suffixed}

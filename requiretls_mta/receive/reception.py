@@ -197,8 +197,11 @@ class Reception:
         """The recipients by what is promised them; each share becomes a message (RFC 8689 4.1: the tag is its own)."""
         envelope = self._envelope
         assert envelope is not None
+        asked = self._tag(envelope, header)
+        if not self._suffixed and not self._settings.rules:
+            return [Share(recipients=envelope.recipients, tag=asked)]
         facts = Facts(
-            asked=self._tag(envelope, header),
+            asked=asked,
             sender=envelope.sender.key if envelope.sender else "",
             header=header,
             user=self._session.user,
