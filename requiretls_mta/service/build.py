@@ -254,7 +254,7 @@ class _House:
             bindings += [
                 Binding(
                     name=name,
-                    endpoint=endpoint.description,
+                    endpoint=endpoint.listening,
                     factory=proxied if endpoint.proxied else factory,
                     sessions=sessions,
                 )

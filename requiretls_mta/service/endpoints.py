@@ -10,6 +10,9 @@ import attrs
 
 from requiretls_mta.service.config_errors import Refused
 
+BACKLOG = 1024
+"""Connections that wait to be accepted; whoever finds no room comes again after a second (Twisted's own is 50)."""
+_BACKLOG_PLACE = 3
 _ALLOWED = 'an endpoint description such as "tcp:25", "tcp:25:interface=127.0.0.1", "unix:/path" or "systemd:..."'
 _PART = re.compile(r"((?:[^\\:=]|\\.)*)([:=]|\Z)", re.DOTALL)
 
@@ -25,6 +28,14 @@ class Endpoint:
 
     def __str__(self) -> str:
         return f"haproxy:{self.description}" if self.proxied else self.description
+
+    @property
+    def listening(self) -> str:
+        """The description to listen by: with room for `BACKLOG` connections at once, unless it says how many."""
+        arguments, named = split(self.description)
+        if self.kind not in ("tcp", "tcp6", "unix") or "backlog" in named or len(arguments) > _BACKLOG_PLACE:
+            return self.description
+        return f"{self.description}:backlog={BACKLOG}"
 
     @property
     def kind(self) -> str:
