@@ -113,6 +113,11 @@ class DNSWLCheck(Service):
         self._configured: tuple[ListSettings, ...] = ()
         self._lists: tuple[Whitelist, ...] = ()
 
+    @property
+    def saves(self) -> bool:
+        """Whether its word may keep a client from being rejected: then that rejection waits for it."""
+        return any(one.settings.override_spf for one in self._lists)
+
     def startService(self) -> None:
         """Test the lists."""
         super().startService()

@@ -73,7 +73,9 @@ class Verdict:
     results: tuple[Result, ...] = ()
     """For Authentication-Results, in this order."""
     refusal: Reply | None = None
-    """What the client is told instead of a yes, at the check's `needed` stage."""
+    """What the client is told instead of a yes, at the check's `needed` stage; <postmaster> is told it never."""
+    trace: tuple[str, ...] = ()
+    """Whole header fields without their last CRLF, put between Authentication-Results and Received."""
 
 
 @attrs.frozen(kw_only=True)

@@ -1,13 +1,13 @@
 """The pipeline: runs the checks of a session, each from its stage on, and has their verdicts when they are needed.
 
-    stage        begins                       waits for (the places of those to come in brackets)
-    CONNECTION   dnswl, [iprev]
-    SENDER       [spf]
-    RECIPIENT                                 [spf, and dnswl where a list may save a client from it]
-    MESSAGE      [dkim, arc, then dmarc]      dnswl and all others, for Authentication-Results
+    stage        begins       waits for
+    CONNECTION   dnswl
+    SENDER       spf
+    RECIPIENT                 spf where it rejects, and then dnswl where a list may save the client
+    MESSAGE                   all, for Authentication-Results
 
-Nobody waits before RECIPIENT: the greeting is never late. `TransactionChecks.refusal` is where one check's no will meet
-another's yes. Without checks, or for a client to whom they do not apply, there is nothing at all.
+Nobody waits before RECIPIENT: the greeting is never late. Without checks, or for a client to whom they do not apply,
+there is nothing at all.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from twisted.python.failure import Failure
 
 from requiretls_mta.checks import plugins
 from requiretls_mta.checks.interfaces import Client, ICheck, ICheckPlugin, Stage, Subject, Tools, Verdict
+from requiretls_mta.checks.override import settle
 from requiretls_mta.message.envelope import Envelope
 from requiretls_mta.message.ports import Body, Events
 from requiretls_mta.message.reply import Reply
@@ -99,6 +100,7 @@ class Running:
         self, check: Any, begun: Deferred[Verdict] | Verdict, clock: IReactorTime, events: Events, client: Client
     ) -> None:
         self.needed: Stage = check.needed
+        self.saves: bool = getattr(check, "saves", False)
         self.verdict: Verdict | None = None
         self._name: str = check.name
         self._events = events
@@ -177,9 +179,14 @@ class TransactionChecks:
     def refusal(self) -> Reply | Deferred[Reply | None] | None:
         """Stage RECIPIENT: why the client's mail is not taken, once the checks needed by now have spoken."""
         needed = [running for running in (*self._of_session, *self._own) if running.needed <= Stage.RECIPIENT]
-        if all(running.verdict is not None for running in needed):
-            return refusal_of(_verdicts(needed))
-        return Deferred.fromCoroutine(self._refusal(needed))
+        # Only who would be turned away has to wait for those who may know better.
+        savers = [running for running in self._of_session if running.saves and running not in needed]
+        if _are_known(needed):
+            if refusal_of(_verdicts(needed)) is None:
+                return None
+            if _are_known(savers):
+                return refusal_of(settle(_verdicts((*needed, *savers))))
+        return Deferred.fromCoroutine(self._refusal(needed, savers))
 
     def message(self, header: bytes, body: Body) -> Deferred[tuple[Verdict, ...]]:
         """Stage MESSAGE: the verdicts of all checks, in order; one of a check that failed or was late is empty."""
@@ -190,22 +197,30 @@ class TransactionChecks:
         for running in self._own:
             running.stop()
 
-    async def _refusal(self, needed: Sequence[Running]) -> Reply | None:
+    async def _refusal(self, needed: Sequence[Running], savers: Sequence[Running]) -> Reply | None:
         for running in needed:
             await running.wait()
-        return refusal_of(_verdicts(needed))
+        if refusal_of(_verdicts(needed)) is None:
+            return None
+        for running in savers:
+            await running.wait()
+        return refusal_of(settle(_verdicts((*needed, *savers))))
 
     async def _message(self, header: bytes, body: Body) -> tuple[Verdict, ...]:
         self._own += self._pipeline.start(Stage.MESSAGE, attrs.evolve(self._subject, header=header, body=body))
         everything = (*self._of_session, *self._own)
         for running in everything:
             await running.wait()
-        return tuple(sorted(_verdicts(everything), key=lambda verdict: _place(verdict.check)))
+        return settle(sorted(_verdicts(everything), key=lambda verdict: _place(verdict.check)))
 
 
 def refusal_of(verdicts: Iterable[Verdict]) -> Reply | None:
     """The first refusal."""
     return next((verdict.refusal for verdict in verdicts if verdict.refusal is not None), None)
+
+
+def _are_known(everything: Iterable[Running]) -> bool:
+    return all(running.verdict is not None for running in everything)
 
 
 def _verdicts(everything: Iterable[Running]) -> Iterator[Verdict]:

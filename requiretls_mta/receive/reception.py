@@ -23,7 +23,7 @@ from requiretls_mta.queue.store import BodyWriter, IQueueStore, StoreFull
 from requiretls_mta.receive.admission import Admission
 from requiretls_mta.receive.lists import ListLoopError
 from requiretls_mta.receive.promise import Share, shares
-from requiretls_mta.receive.recipients import AliasLoopError, complete, needs_mailbox, refusal
+from requiretls_mta.receive.recipients import AliasLoopError, complete, is_postmaster, needs_mailbox, refusal
 from requiretls_mta.receive.rules import Facts, without_suffix
 from requiretls_mta.receive.settings import Settings
 from requiretls_mta.receive.trace import received_field
@@ -159,7 +159,7 @@ class Reception:
                 return reply.TOO_MANY_FORGED
             checks = self._session.checks
             verdicts = await checks.message(header, body) if checks is not None else ()
-            if (refused := refusal_of(verdicts)) is not None:
+            if (refused := refusal_of(verdicts)) is not None and not self._is_for_postmaster():
                 writer.abort()
                 return refused
             parts = self._shares(header)
@@ -240,12 +240,18 @@ class Reception:
         )
 
     def _results(self, verdicts: Sequence[Verdict], *, utf8: bool) -> bytes:
-        """One field for all checks, above all other trace (RFC 8601 4); none where nothing was checked."""
+        """One field for all checks, above all other trace (RFC 8601 4), then theirs; none where nothing was checked."""
         if not verdicts:
             return b""
         results = tuple(result for verdict in verdicts for result in verdict.results)
         field = authres.AuthenticationResults(self._settings.authserv_id, results)
-        return authres.write(field, utf8=utf8)
+        trace = "".join(f"{line}\r\n" for verdict in verdicts for line in verdict.trace)
+        return authres.write(field, utf8=utf8) + trace.encode("utf-8" if utf8 else "ascii", "backslashreplace")
+
+    def _is_for_postmaster(self) -> bool:
+        """Whether the message is for nobody else, so that it is always taken (RFC 5321 4.5.1)."""
+        assert self._envelope is not None
+        return all(is_postmaster(recipient.address, self._settings) for recipient in self._envelope.recipients)
 
     def _tag(self, envelope: Envelope, header: bytes) -> Tag | None:
         """RFC 8689 4.1: the MAIL parameter decides, and only without it the header field."""

@@ -18,7 +18,6 @@ from requiretls_mta.service.config_types import StoreURL
 
 _LATER: dict[Path_, Callable[[Config], bool]] = {
     ("workers",): lambda config: config.workers != 1,
-    ("spf",): lambda config: config.spf.action != "off",
     ("dkim",): lambda config: config.dkim.verify or bool(config.dkim.sign),
     ("dmarc",): lambda config: config.dmarc.action != "off",
     ("store",): lambda config: config.store.url != "",

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from requiretls_mta.checks.dnswl_rules import ListSettings, patterns
+from requiretls_mta.checks.spf import SPFSettings
 from requiretls_mta.delivery.maildir import MaildirSettings
 from requiretls_mta.message.addresses_file import read_addresses
 from requiretls_mta.message.glob import glob
@@ -89,7 +90,7 @@ def policies(config: Config, generation: int = 0) -> Policies:
         ),
         reports=ReportSettings(hostname=config.hostname, bounce=requiretls.bounce, profile=Profile(requiretls.profile)),
         maildir=MaildirSettings(config.delivery.maildir) if config.delivery.maildir else None,
-        checks={"dnswl": tuple(map(list_settings, config.dnswl))},
+        checks={"dnswl": tuple(map(list_settings, config.dnswl)), "spf": _spf(config)},
     )
 
 
@@ -123,6 +124,12 @@ def _rule(index: int, entry: sections.Rule) -> Rule:
         user=None if entry.user is None else glob(entry.user),
         listener=entry.listener,
     )
+
+
+def _spf(config: Config) -> SPFSettings | None:
+    if config.spf.action == "off":
+        return None
+    return SPFSettings(action=config.spf.action, receiver=config.authserv_id)
 
 
 def list_settings(entry: DNSWL) -> ListSettings:

@@ -228,7 +228,9 @@ class RequireTLSESMTP(ConnectionSession):
         """The checks first: a transaction that has taken a recipient would not forget it again."""
         assert self._transaction is not None
         rcpt = self._transaction.rcpt
-        refusal = self._checks.refusal() if self._checks is not None else None
+        # RFC 5321 4.5.1: whoever is turned away can write to the postmaster about it.
+        asks = self._checks is not None and recipient.address.local.lower() != "postmaster"
+        refusal = self._checks.refusal() if asks and self._checks is not None else None
         if isinstance(refusal, Deferred):
             return refusal.addCallback(lambda refused: refused or rcpt(recipient))
         return refusal or rcpt(recipient)

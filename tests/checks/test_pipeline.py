@@ -187,9 +187,9 @@ def test_a_check_may_have_nothing_to_say():
 TOOLS = Tools(clock=Clock(), resolver=FakeResolver(), events=RecordedEvents())
 
 
-def test_dnswl_is_the_first_plugin():
+def test_the_house_s_checks_are_plugins():
     """Found as any other is."""
-    assert [check.name for check in load_checks(TOOLS)] == ["dnswl"]
+    assert [check.name for check in load_checks(TOOLS)] == ["dnswl", "spf"]
 
 
 def test_plugins_that_fail_are_left_out(monkeypatch):

@@ -64,6 +64,12 @@ maildir = "{folder}/mail/{{domain}}/{{local}}"
 relay_from = ["198.51.100.0/24"]
 [dns]
 servers = ["{host}:{port}"]
+[spf]
+action = "off"
+[dkim]
+verify = false
+[dmarc]
+action = "off"
 {lists}accept = ["127.0.[2..15].[0..3]"]
 """,
         (ADDRESS, plain),

@@ -191,7 +191,8 @@ def test_nodemailer_sends_a_tagged_message_through_both(world):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     (octets,) = world.b.mail("nodemailer@good.test")
-    assert octets.startswith(b"Return-Path: <alice@home.test>\nReceived: from mx.home.test ([127.0.0.")
+    assert octets.startswith(b"Return-Path: <alice@home.test>\nAuthentication-Results: mx.good.test;\n spf=none ")
+    assert b"\nReceived: from mx.home.test ([127.0.0." in octets
     assert octets.count(b"(requiretls)") == 2
     assert b"with ESMTPS " in octets and b"with ESMTPSA " in octets
     assert body_of(octets) == BODY

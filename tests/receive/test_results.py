@@ -109,3 +109,22 @@ def test_what_we_said_ourselves_stays():
     bench = Bench(trusted=True)
     send(bench.begin(), MESSAGE)
     assert stored(bench).endswith(MESSAGE)
+
+
+def test_the_postmaster_hears_from_everybody():
+    """RFC 5321 4.5.1: what is refused to all others is taken for him alone."""
+    checks = Checks((Verdict(check="a", refusal=NO),))
+    for recipients, taken in ((["postmaster@example.org"], True), (["postmaster@example.org", "b@example.org"], False)):
+        bench = Bench()
+        answer = send(bench.begin(checks=checks), b"\r\n", recipients=recipients)
+        assert (answer.code == 250) == taken
+
+
+def test_fields_of_the_checks_stand_below_their_results():
+    """interface.md's order: Authentication-Results, Received-SPF, Received; foreign text in ASCII."""
+    bench = Bench()
+    verdict = Verdict(check="spf", results=(Result("spf", "none"),), trace=("Received-SPF: none\r\n (ü)",))
+    send(bench.begin(checks=Checks((verdict,))), b"\r\n")
+    assert stored(bench).startswith(
+        b"Authentication-Results: mx.example.org;\r\n spf=none\r\nReceived-SPF: none\r\n (\\xfc)\r\nReceived: "
+    )

@@ -108,3 +108,14 @@ def test_a_client_too_many_is_not_checked():
     lines = [memory.connect(), memory.connect()]
     assert lines[1].said().startswith(b"421")
     assert len(check.subjects) == 1
+
+
+def test_the_postmaster_hears_from_everybody():
+    """RFC 5321 4.5.1: a check's no keeps nobody from writing to him, and delays no one who does."""
+    check = Check("a", needed=Stage.RECIPIENT)
+    line = listener(check).connect()
+    line.ask("EHLO x.example\r\nMAIL FROM:<a@b.example>\r\n")
+    assert line.ask("RCPT TO:<Postmaster>\r\n") == b"250 2.1.5 Recipient ok\r\n"
+    check.deferreds[0].callback(Verdict(check="a", refusal=NO))
+    assert line.ask("RCPT TO:<postMaster@d.example>\r\n") == b"250 2.1.5 Recipient ok\r\n"
+    assert line.ask("RCPT TO:<c@d.example>\r\n") == REFUSED

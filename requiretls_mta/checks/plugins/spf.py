@@ -1,0 +1,5 @@
+"""SPF."""
+
+from requiretls_mta.checks.spf import SPFPlugin
+
+spf = SPFPlugin()
