@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.plugin import IPlugin
 from zope.interface import Attribute, Interface
@@ -87,6 +87,8 @@ class Tools:
     events: Events
     settings: Callable[[str], Any] = lambda _: None
     """The settings in force of the check by that name; None: the configuration knows none."""
+    in_thread: Callable[..., Deferred[Any]] = maybeDeferred
+    """Runs a function that takes its time, with these arguments, where it keeps nobody waiting."""
 
 
 class ICheck(Interface):

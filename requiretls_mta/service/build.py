@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import attrs
 from twisted.application.service import IService
 from twisted.cred.portal import IRealm, Portal
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.threadpool import ThreadPool
@@ -55,6 +57,8 @@ from requiretls_mta.tls import server as server_tls
 
 MAILBOX_THREADS = 4
 """Messages written into mailboxes at once; each waits for the disk, not for the processor."""
+CHECK_THREADS = 2
+"""Messages whose signatures are verified at once."""
 
 
 def make_service(
@@ -102,8 +106,15 @@ class _House:
         self.resolver = resolver or StubResolver(
             reactor, resolvconf.settings(servers, config.dns.trust_ad, config.dns.timeout)
         )
+        self.checks_pool = ThreadPool(0, CHECK_THREADS, name="checks")
         self.checks = load_checks(
-            Tools(clock=reactor, resolver=self.resolver, events=events, settings=self._check_settings)
+            Tools(
+                clock=reactor,
+                resolver=self.resolver,
+                events=events,
+                settings=self._check_settings,
+                in_thread=partial(deferToThreadPool, reactor, self.checks_pool),
+            )
         )
         self.contexts = server_tls.ServerContexts()
         self.users = UsersChecker(reactor, UsersFile(config.access.users))
@@ -310,6 +321,7 @@ class _House:
     def _started(self) -> None:
         self.users.start()
         self.mailbox_pool.start()
+        self.checks_pool.start()
         if self.sts is not None:
             self.sts.start()
         for watcher in self.watchers:
@@ -340,8 +352,9 @@ class _House:
         for watcher in self.watchers:
             watcher.stop()
         self.users.stop()
-        if self.mailbox_pool.started:
-            self.mailbox_pool.stop()
+        for pool in (self.mailbox_pool, self.checks_pool):
+            if pool.started:
+                pool.stop()
         await self.control.stop()
         if isinstance(self.resolver, StubResolver):
             await self.resolver.close()

@@ -90,7 +90,11 @@ def policies(config: Config, generation: int = 0) -> Policies:
         ),
         reports=ReportSettings(hostname=config.hostname, bounce=requiretls.bounce, profile=Profile(requiretls.profile)),
         maildir=MaildirSettings(config.delivery.maildir) if config.delivery.maildir else None,
-        checks={"dnswl": tuple(map(list_settings, config.dnswl)), "spf": _spf(config)},
+        checks={
+            "dnswl": tuple(map(list_settings, config.dnswl)),
+            "spf": _spf(config),
+            "dkim": config.dkim.verify or None,
+        },
     )
 
 

@@ -1,0 +1,161 @@
+"""The check of DKIM signatures (RFC 6376): keys through our resolver, hashes and signatures in a thread."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+
+import attrs
+from twisted.internet.defer import Deferred, gatherResults
+from zope.interface import implementer
+
+from requiretls_mta.checks.dkim_canon import hash_body, signed_header
+from requiretls_mta.checks.dkim_rules import (
+    MOST_SIGNATURES,
+    Finding,
+    KeyRecord,
+    Signature,
+    Unusable,
+    judge,
+    parse_key,
+    parse_signature,
+    report,
+)
+from requiretls_mta.checks.dnswl_health import first_of_all
+from requiretls_mta.checks.interfaces import ICheck, ICheckPlugin, Stage, Subject, Tools, Verdict
+from requiretls_mta.dns.answer import Answer
+from requiretls_mta.message import header as headers
+from requiretls_mta.message.ports import Body
+
+PATIENCE = 20.0
+"""Seconds for keys and hashes together."""
+MOST_WAITING = 200
+"""Messages whose signatures are being verified at once; those of more are a temperror."""
+PIECE = 64 * 1024
+_FIELD = re.compile(rb"^dkim-signature[ \t]*:", re.IGNORECASE | re.MULTILINE)
+
+
+@attrs.frozen(kw_only=True)
+class DKIMVerdict(Verdict):
+    """The verdict with what each signature came to; DMARC reads it."""
+
+    findings: tuple[Finding, ...] = ()
+
+
+@implementer(ICheck)
+class DKIMCheck:
+    """Verifies the first signatures of a message, on the octets that came."""
+
+    name = "dkim"
+    stage = Stage.MESSAGE
+    needed = Stage.MESSAGE
+    deadline = PATIENCE + 5
+
+    def __init__(self, tools: Tools, wall: Callable[[], float] = time.time) -> None:
+        self._tools = tools
+        self._wall = wall
+        self._waiting = 0
+
+    def begin(self, subject: Subject) -> Deferred[Verdict] | Verdict | None:
+        """Verify."""
+        if not self._tools.settings(self.name) or subject.body is None:
+            return None
+        signatures, findings = _read(subject.header)
+        if not signatures:
+            return self._verdict(findings or [Finding("none")])
+        if self._waiting >= MOST_WAITING:
+            return self._verdict([Finding("temperror", "too busy", signature) for signature in signatures])
+        self._waiting += 1
+        verified = Deferred.fromCoroutine(self._verify(signatures, findings, subject.header, subject.body))
+        verified.addTimeout(PATIENCE, self._tools.clock, onTimeoutCancel=lambda *_: _late(signatures))
+        return verified.addBoth(self._done).addCallback(self._verdict)
+
+    def _done(self, result: list[Finding]) -> list[Finding]:
+        self._waiting -= 1
+        return result
+
+    def _verdict(self, findings: Sequence[Finding]) -> Verdict:
+        return DKIMVerdict(check=self.name, results=tuple(map(report, findings)), findings=tuple(findings))
+
+    async def _verify(
+        self,
+        signatures: Sequence[Signature],
+        unusable: Sequence[Finding],
+        header: bytes,
+        body: Body,
+    ) -> list[Finding]:
+        names = dict.fromkeys(signature.key_name for signature in signatures)
+        asked = [self._tools.resolver.resolve(name, "TXT") for name in names]
+        keys = dict(zip(names, await gatherResults(asked, consumeErrors=True).addErrback(first_of_all), strict=True))
+        found: list[Finding] = await self._tools.in_thread(verify, signatures, keys, header, body, self._wall())
+        return [*found, *unusable]
+
+
+def _read(header: bytes) -> tuple[list[Signature], list[Finding]]:
+    """The signatures that can be read, and what those come to that cannot (RFC 8601 2.7.1: neutral)."""
+    signatures: list[Signature] = []
+    findings: list[Finding] = []
+    for match in islice(_FIELD.finditer(header), MOST_SIGNATURES):
+        field = next(headers.fields(header[match.start() :]))
+        placed = attrs.evolve(field, start=match.start(), end=match.start() + field.end)
+        try:
+            signatures.append(parse_signature(placed))
+        except Unusable as why:
+            findings.append(Finding("neutral", str(why)))
+    return signatures, findings
+
+
+def _late(signatures: Iterable[Signature]) -> list[Finding]:
+    return [Finding("temperror", "timeout", signature) for signature in signatures]
+
+
+def verify(
+    signatures: Sequence[Signature],
+    keys: dict[str, Answer],
+    header: bytes,
+    body: Body,
+    now: float,
+) -> list[Finding]:
+    """What each signature comes to. Blocks: reads the body, once for all."""
+    ready: dict[Signature, KeyRecord | Finding] = {}
+    for signature in signatures:
+        answer = keys[signature.key_name]
+        if answer.is_failure:
+            ready[signature] = Finding("temperror", "key not available", signature)
+            continue
+        try:
+            ready[signature] = parse_key(answer, signature)
+        except Unusable as why:
+            ready[signature] = Finding("permerror", str(why), signature)
+    wanted = {signature.body for signature, key in ready.items() if isinstance(key, KeyRecord)}
+    hashes = hash_body(_pieces(body, len(header) + 2), wanted) if wanted else {}
+    fields = list(headers.fields(header))
+    found = []
+    for signature in signatures:
+        key = ready[signature]
+        if isinstance(key, KeyRecord):
+            signed = signed_header(header, fields, signature.names, signature.field, relaxed=signature.relaxed_header)
+            found.append(judge(signature, key, signed, hashes[signature.body], now))
+        else:
+            found.append(key)
+    return found
+
+
+def _pieces(body: Body, start: int) -> Iterator[bytes]:
+    while start < body.size:
+        piece = body.read(start, PIECE)
+        if not piece:
+            raise EOFError(f"the message ends at octet {start} of {body.size}")
+        yield piece
+        start += len(piece)
+
+
+@implementer(ICheckPlugin)
+class DKIMPlugin:
+    """Makes the check."""
+
+    def checks(self, tools: Tools) -> Iterable[ICheck]:
+        """One check for all."""
+        return [DKIMCheck(tools)]

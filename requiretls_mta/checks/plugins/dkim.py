@@ -1,0 +1,5 @@
+"""DKIM."""
+
+from requiretls_mta.checks.dkim import DKIMPlugin
+
+dkim = DKIMPlugin()
