@@ -34,6 +34,8 @@ class Stage(enum.IntEnum):
     """RCPT is about to be answered. The earliest that waits for verdicts."""
     MESSAGE = 4
     """The message is there, octet by octet as it came. Checks of it begin; its reply waits for all verdicts."""
+    CONCLUSION = 5
+    """All verdicts of the other stages are there. Checks that draw a conclusion from them begin."""
 
 
 @attrs.frozen(kw_only=True)
@@ -59,9 +61,11 @@ class Subject:
     envelope: Envelope | None = None
     """From SENDER on; without recipients."""
     header: bytes = b""
-    """At MESSAGE: the header section with its last CRLF."""
+    """From MESSAGE on: the header section with its last CRLF."""
     body: Body | None = None
-    """At MESSAGE: the whole message, header included, before anything is taken off or put in front."""
+    """From MESSAGE on: the whole message, header included, before anything is taken off or put in front."""
+    verdicts: tuple[Verdict, ...] = ()
+    """At CONCLUSION: what all others found; of a check that failed or was late, an empty one."""
 
 
 @attrs.frozen(kw_only=True)
@@ -95,7 +99,7 @@ class ICheck(Interface):
     """One check. One that provides `twisted.application.service.IService` too is started and stopped with the MTA."""
 
     name = Attribute("Text, unique; `dnswl`, `spf`, ...")
-    stage = Attribute("The `Stage` at which it begins: CONNECTION, SENDER or MESSAGE.")
+    stage = Attribute("The `Stage` at which it begins: CONNECTION, SENDER, MESSAGE or CONCLUSION.")
     needed = Attribute("The `Stage` whose reply waits for the verdict: RECIPIENT or MESSAGE.")
     deadline = Attribute("Seconds from its beginning after which nobody waits any more; the message then goes on.")
 

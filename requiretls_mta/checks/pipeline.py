@@ -4,7 +4,8 @@
     CONNECTION   dnswl
     SENDER       spf
     RECIPIENT                 spf where it rejects, and then dnswl where a list may save the client
-    MESSAGE                   all, for Authentication-Results
+    MESSAGE      dkim         all, for Authentication-Results
+    CONCLUSION   dmarc        what it draws from their verdicts
 
 Nobody waits before RECIPIENT: the greeting is never late. Without checks, or for a client to whom they do not apply,
 there is nothing at all.
@@ -207,10 +208,18 @@ class TransactionChecks:
         return refusal_of(settle(_verdicts((*needed, *savers))))
 
     async def _message(self, header: bytes, body: Body) -> tuple[Verdict, ...]:
-        self._own += self._pipeline.start(Stage.MESSAGE, attrs.evolve(self._subject, header=header, body=body))
+        subject = attrs.evolve(self._subject, header=header, body=body)
+        self._own += self._pipeline.start(Stage.MESSAGE, subject)
         everything = (*self._of_session, *self._own)
         for running in everything:
             await running.wait()
+        concluding = self._pipeline.start(
+            Stage.CONCLUSION, attrs.evolve(subject, verdicts=tuple(_verdicts(everything)))
+        )
+        self._own += concluding
+        for running in concluding:
+            await running.wait()
+        everything = (*everything, *concluding)
         return settle(sorted(_verdicts(everything), key=lambda verdict: _place(verdict.check)))
 
 

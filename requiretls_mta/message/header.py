@@ -41,6 +41,19 @@ def fields(header: bytes) -> Iterator[Field]:
         start = end
 
 
+def fields_named(header: bytes, name: bytes) -> Iterator[Field]:
+    """The fields of one name, without a walk through all others."""
+    for match in re.finditer(rb"^" + re.escape(name) + rb"[ \t]*:", header, re.IGNORECASE | re.MULTILINE):
+        end = match.start()
+        while True:
+            line_end = header.find(b"\r\n", end)
+            end = len(header) if line_end < 0 else line_end + 2
+            if header[end : end + 1] not in (b" ", b"\t"):
+                break
+        value = header[match.end() : end].replace(b"\r\n", b"").strip(b" \t")
+        yield Field(name, value, match.start(), end)
+
+
 def exceeds(header: bytes, name: bytes, limit: int) -> bool:
     """Whether there are more than `limit` fields of this name (lower case); for the Received hops of RFC 5321 6.3."""
     # Hardly any message comes near the limit; its name occurs at least as often as the field does.

@@ -19,7 +19,6 @@ from requiretls_mta.service.config_types import StoreURL
 _LATER: dict[Path_, Callable[[Config], bool]] = {
     ("workers",): lambda config: config.workers != 1,
     ("dkim", "sign"): lambda config: bool(config.dkim.sign),
-    ("dmarc",): lambda config: config.dmarc.action != "off",
     ("store",): lambda config: config.store.url != "",
     ("web",): lambda config: config.web.endpoint is not None,
 }

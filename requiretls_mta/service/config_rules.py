@@ -33,6 +33,9 @@ def conflicts(config: Config) -> Iterator[Conflict]:
     yield from _lists(config)
     yield from _requiretls(config)
     yield from _dnswl(config)
+    if config.dmarc.action == "reject" and (config.spf.action == "off" or not config.dkim.verify):
+        about: tuple[Path_, ...] = (("dmarc", "action"), ("spf", "action"), ("dkim", "verify"))
+        yield Conflict(about, '"reject", without SPF or DKIM', "spf.action other than off, and dkim.verify = true")
     if not config.relay.retry:
         yield Conflict((("relay", "retry"),), "an empty list", "at least one pause")
     if config.web.endpoint is not None and config.web.endpoint.proxied:

@@ -94,6 +94,7 @@ def policies(config: Config, generation: int = 0) -> Policies:
             "dnswl": tuple(map(list_settings, config.dnswl)),
             "spf": _spf(config),
             "dkim": config.dkim.verify or None,
+            "dmarc": _dmarc(config),
         },
     )
 
@@ -128,6 +129,12 @@ def _rule(index: int, entry: sections.Rule) -> Rule:
         user=None if entry.user is None else glob(entry.user),
         listener=entry.listener,
     )
+
+
+def _dmarc(config: Config) -> str | None:
+    """Without SPF or DKIM there is nothing to draw a conclusion from."""
+    is_possible = config.spf.action != "off" and config.dkim.verify
+    return config.dmarc.action if is_possible and config.dmarc.action != "off" else None
 
 
 def _spf(config: Config) -> SPFSettings | None:

@@ -189,7 +189,7 @@ TOOLS = Tools(clock=Clock(), resolver=FakeResolver(), events=RecordedEvents())
 
 def test_the_house_s_checks_are_plugins():
     """Found as any other is."""
-    assert [check.name for check in load_checks(TOOLS)] == ["dnswl", "spf", "dkim"]
+    assert [check.name for check in load_checks(TOOLS)] == ["dnswl", "spf", "dkim", "dmarc"]
 
 
 def test_plugins_that_fail_are_left_out(monkeypatch):
@@ -209,3 +209,16 @@ def test_plugins_that_fail_are_left_out(monkeypatch):
     made = [broken, lambda: [object()], lambda: [Check("b"), Check("b")], lambda: [Check("a")]]
     monkeypatch.setattr(pipeline_module, "getPlugins", lambda *_: [Plugin(make) for make in made])
     assert [check.name for check in load_checks(TOOLS)] == ["a", "b"]
+
+
+def test_conclusions_are_drawn_from_all_other_verdicts():
+    """Begun when all others are there, those of checks that failed among them."""
+    late = Check("late")
+    last = Check("last", Stage.CONCLUSION, answer=verdict("last"))
+    bench = Bench(late, Check("dkim", Stage.MESSAGE, answer=verdict("dkim")), last)
+    waiting = bench.transaction().message(b"A: b\r\n", BytesBody(b"A: b\r\n\r\n"))
+    assert last.subjects == []
+    late.deferreds[0].errback(ValueError("a mistake"))
+    assert [v.check for v in last.subjects[0].verdicts] == ["late", "dkim"]
+    assert last.subjects[0].header == b"A: b\r\n"
+    assert [v.check for v in result(waiting)] == ["dkim", "last", "late"]

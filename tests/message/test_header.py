@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from requiretls_mta.message.content import ContentScanner
-from requiretls_mta.message.header import TLSRequired, count, exceeds, fields, tls_required
+from requiretls_mta.message.header import TLSRequired, count, exceeds, fields, fields_named, tls_required
 
 NO, ABSENT, INVALID = TLSRequired.NO, TLSRequired.ABSENT, TLSRequired.INVALID
 
@@ -157,3 +157,11 @@ def test_any_octets_can_be_read(header):
     """Nothing raises."""
     assert tls_required(header) in TLSRequired
     assert all(header[f.start : f.end].lower().startswith(f.name) for f in fields(header))
+
+
+def test_fields_of_one_name():
+    """The same as those found by a walk through all, wherever they stand."""
+    header = b"From: a\r\n b\r\nX: From: c\r\n From: d\r\nfrom \t:\r\nFROM:e"
+    found = list(fields_named(header, b"from"))
+    assert found == [field for field in fields(header) if field.name == b"from"]
+    assert [field.value for field in found] == [b"a b", b"", b"e"]

@@ -516,9 +516,17 @@ def test_c50_a_table_of_policies_with_an_error_is_never_in_force(tmp_path):
 
 def test_keys_without_effect_are_named(tmp_path):
     """Only what was set and asks for something that is not built yet."""
-    text = '[dane]\nenabled = true\n[mta_sts]\nenabled = false\n[dmarc]\naction = "reject"\n[relay]\nport = 25'
-    assert without_effect(load_config(write(tmp_path, text))) == ["dmarc.action"]
+    text = '[dane]\nenabled = true\n[mta_sts]\nenabled = false\n[web]\nendpoint = "tcp:1"\n[relay]\nport = 25'
+    assert without_effect(load_config(write(tmp_path, text))) == ["web.endpoint"]
     assert without_effect(load_config()) == []
+
+
+@pytest.mark.parametrize("missing", ['[spf]\naction = "off"', "[dkim]\nverify = false"])
+def test_dmarc_rejects_nothing_without_what_could_speak_for_it(tmp_path, missing):
+    """Half of its evidence would reject the mail that the other half speaks for."""
+    text = f'{missing}\n[dmarc]\naction = "reject"\n'
+    assert "dmarc.action" in errors(tmp_path, text)
+    load_config(write(tmp_path, text.replace("reject", "annotate")))
 
 
 def test_a_change_that_needs_a_restart_is_named():

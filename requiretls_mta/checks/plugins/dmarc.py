@@ -1,0 +1,5 @@
+"""DMARC."""
+
+from requiretls_mta.checks.dmarc import DMARCPlugin
+
+dmarc = DMARCPlugin()
