@@ -1,7 +1,7 @@
 """The pipeline: runs the checks of a session, each from its stage on, and has their verdicts when they are needed.
 
     stage        begins       waits for
-    CONNECTION   dnswl
+    CONNECTION   dnswl, iprev
     SENDER       spf
     RECIPIENT                 spf where it rejects, and then dnswl where a list may save the client
     MESSAGE      dkim         all, for Authentication-Results

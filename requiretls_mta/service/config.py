@@ -34,6 +34,7 @@ from requiretls_mta.service.config_sections import (
     Aliases,
     Delivery,
     Domains,
+    IPRev,
     Limits,
     List,
     Listen,
@@ -78,6 +79,7 @@ class Config:
     mta_sts: MTASTS = MTASTS()
     tlsrpt: TLSRPT = TLSRPT()
     dnswl: tuple[DNSWL, ...] = ()
+    iprev: IPRev = IPRev()
     spf: SPF = SPF()
     dkim: DKIM = DKIM()
     dmarc: DMARC = DMARC()

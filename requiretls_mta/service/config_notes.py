@@ -38,6 +38,7 @@ RELOADED: tuple[Path_, ...] = (
     ("dane",),
     ("authserv_id",),
     ("dnswl",),
+    ("iprev",),
     ("spf",),
     ("dkim",),
     ("dmarc",),

@@ -243,6 +243,13 @@ class DNSWL:
 
 
 @attrs.frozen(kw_only=True)
+class IPRev:
+    """`[iprev]`: whether the name of a client leads back to it (RFC 8601 3)."""
+
+    enabled: bool = True
+
+
+@attrs.frozen(kw_only=True)
 class SPF:
     """`[spf]`."""
 

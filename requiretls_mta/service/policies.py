@@ -92,6 +92,7 @@ def policies(config: Config, generation: int = 0) -> Policies:
         maildir=MaildirSettings(config.delivery.maildir) if config.delivery.maildir else None,
         checks={
             "dnswl": tuple(map(list_settings, config.dnswl)),
+            "iprev": config.iprev.enabled or None,
             "spf": _spf(config),
             "dkim": config.dkim.verify or None,
             "dmarc": _dmarc(config),

@@ -64,6 +64,8 @@ maildir = "{folder}/mail/{{domain}}/{{local}}"
 relay_from = ["198.51.100.0/24"]
 [dns]
 servers = ["{host}:{port}"]
+[iprev]
+enabled = false
 [spf]
 action = "off"
 [dkim]

@@ -1,0 +1,5 @@
+"""The client's name."""
+
+from requiretls_mta.checks.iprev import IPRevPlugin
+
+iprev = IPRevPlugin()
