@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 import attrs
@@ -84,10 +84,17 @@ class DKIMCheck:
         header: bytes,
         body: Body,
     ) -> list[Finding]:
+        seconds = self._tools.clock.seconds
+        until = seconds() + PATIENCE
+
+        def is_late() -> bool:
+            return seconds() > until
+
         names = dict.fromkeys(signature.key_name for signature in signatures)
         asked = [self._tools.resolver.resolve(name, "TXT") for name in names]
         keys = dict(zip(names, await gatherResults(asked, consumeErrors=True).addErrback(first_of_all), strict=True))
-        found: list[Finding] = await self._tools.in_thread(verify, signatures, keys, header, body, self._wall())
+        job = Job(signatures=signatures, keys=keys, header=header, body=body)
+        found: list[Finding] = await self._tools.in_thread(verify, job, self._wall(), is_late)
         return [*found, *unusable]
 
 
@@ -107,17 +114,23 @@ def _late(signatures: Iterable[Signature]) -> list[Finding]:
     return [Finding("temperror", "timeout", signature) for signature in signatures]
 
 
-def verify(
-    signatures: Sequence[Signature],
-    keys: dict[str, Answer],
-    header: bytes,
-    body: Body,
-    now: float,
-) -> list[Finding]:
-    """What each signature comes to. Blocks: reads the body, once for all."""
+@attrs.frozen(kw_only=True)
+class Job:
+    """What is to be verified."""
+
+    signatures: Sequence[Signature]
+    keys: Mapping[str, Answer]
+    """By `Signature.key_name`."""
+    header: bytes
+    body: Body
+    """The whole message."""
+
+
+def verify(job: Job, now: float, is_late: Callable[[], bool] = lambda: False) -> list[Finding]:
+    """What each signature comes to. Blocks: reads the body, once for all, unless nobody waits any more."""
     ready: dict[Signature, KeyRecord | Finding] = {}
-    for signature in signatures:
-        answer = keys[signature.key_name]
+    for signature in job.signatures:
+        answer = job.keys[signature.key_name]
         if answer.is_failure:
             ready[signature] = Finding("temperror", "key not available", signature)
             continue
@@ -126,21 +139,24 @@ def verify(
         except Unusable as why:
             ready[signature] = Finding("permerror", str(why), signature)
     wanted = {signature.body for signature, key in ready.items() if isinstance(key, KeyRecord)}
-    hashes = hash_body(_pieces(body, len(header) + 2), wanted) if wanted else {}
-    fields = list(headers.fields(header))
+    hashes = hash_body(_pieces(job.body, len(job.header) + 2, is_late), wanted) if wanted else {}
+    if is_late():
+        return _late(job.signatures)
+    fields = list(headers.fields(job.header))
     found = []
-    for signature in signatures:
+    for signature in job.signatures:
         key = ready[signature]
         if isinstance(key, KeyRecord):
-            signed = signed_header(header, fields, signature.names, signature.field, relaxed=signature.relaxed_header)
+            relaxed = signature.relaxed_header
+            signed = signed_header(job.header, fields, signature.names, signature.field, relaxed=relaxed)
             found.append(judge(signature, key, signed, hashes[signature.body], now))
         else:
             found.append(key)
     return found
 
 
-def _pieces(body: Body, start: int) -> Iterator[bytes]:
-    while start < body.size:
+def _pieces(body: Body, start: int, is_late: Callable[[], bool]) -> Iterator[bytes]:
+    while start < body.size and not is_late():
         piece = body.read(start, PIECE)
         if not piece:
             raise EOFError(f"the message ends at octet {start} of {body.size}")

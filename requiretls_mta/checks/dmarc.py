@@ -16,6 +16,7 @@ from requiretls_mta.checks.dkim import DKIMVerdict
 from requiretls_mta.checks.dkim_rules import Unusable
 from requiretls_mta.checks.dmarc_rules import (
     BadFrom,
+    Evidence,
     Finding,
     Policy,
     Voice,
@@ -76,15 +77,16 @@ class DMARCCheck(Service):
             return Verdict(
                 check=self.name, results=(report(finding),), refusal=BAD_FROM if action == "reject" else None
             )
-        voices = [(voice, organization(voice.domain)) for voice in _voices(subject.verdicts)]
-        asked = [Deferred.fromCoroutine(self._of_domain(domain, voices)) for domain in domains]
+        evidence = _evidence(subject.verdicts)
+        asked = [Deferred.fromCoroutine(self._of_domain(domain, evidence)) for domain in domains]
         found = gatherResults(asked, consumeErrors=True).addErrback(first_of_all)
         found.addTimeout(PATIENCE, self._tools.clock, onTimeoutCancel=lambda *_: [_unknown(d) for d in domains])
         return found.addCallback(self._conclude, action)
 
-    async def _of_domain(self, domain: str, voices: Sequence[tuple[Voice, str]]) -> Finding:
+    async def _of_domain(self, domain: str, evidence: Evidence) -> Finding:
         its_organization = organization(domain)
-        for owner in dict.fromkeys((domain, its_organization)):
+        # `localhost` and its like have no policy, and no name server that would know it.
+        for owner in dict.fromkeys((domain, its_organization)) if "." in domain else ():
             answer = await self._tools.resolver.resolve(f"_dmarc.{owner}.", "TXT")
             if answer.is_failure:
                 return _unknown(domain)
@@ -93,7 +95,7 @@ class DMARCCheck(Service):
             except Unusable as why:
                 return Finding(result="permerror", domain=domain, reason=str(why))
             if policy is not None:
-                return judge(domain, its_organization, policy, own=owner == domain, voices=voices)
+                return judge(domain, its_organization, policy, evidence, own=owner == domain)
         return Finding(result="none", domain=domain)
 
     def _conclude(self, findings: list[Finding], action: str) -> Verdict:
@@ -117,6 +119,12 @@ class DMARCCheck(Service):
 
 def _unknown(domain: str) -> Finding:
     return Finding(result="temperror", domain=domain, reason="policy not available")
+
+
+def _evidence(verdicts: Sequence[Verdict]) -> Evidence:
+    # The verdict of a check that failed, or was late, is an empty one.
+    is_partial = any(type(verdict) is Verdict and verdict.check in ("spf", "dkim") for verdict in verdicts)
+    return Evidence(tuple((voice, organization(voice.domain)) for voice in _voices(verdicts)), is_partial)
 
 
 def _voices(verdicts: Iterable[Verdict]) -> Iterable[Voice]:

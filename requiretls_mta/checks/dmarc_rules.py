@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from typing import Literal
 
 import attrs
@@ -155,13 +154,20 @@ def _wish(text: str | None) -> Wish | None:
     return next((wish for wish in _WISHES if text is not None and text.lower() == wish), None)
 
 
-def judge(domain: str, organization: str, policy: Policy, *, own: bool, voices: Iterable[tuple[Voice, str]]) -> Finding:
-    """What speaks for a domain; `own` says that the policy is its own, not its organization's.
+@attrs.frozen
+class Evidence:
+    """What may speak for a domain."""
 
-    With each voice comes the organizational domain of its domain.
-    """
-    in_doubt = False
-    for voice, its_organization in voices:
+    voices: tuple[tuple[Voice, str], ...]
+    """Each with the organizational domain of its domain."""
+    is_partial: bool = False
+    """Whether SPF or DKIM came to nothing: any domain may be theirs."""
+
+
+def judge(domain: str, organization: str, policy: Policy, evidence: Evidence, *, own: bool) -> Finding:
+    """Whether something speaks for a domain; `own` says that the policy is its own, not its organization's."""
+    in_doubt = evidence.is_partial
+    for voice, its_organization in evidence.voices:
         strict = policy.strict_spf if voice.method == "spf" else policy.strict_dkim
         aligned = voice.domain == domain if strict else its_organization == organization
         if aligned and voice.result == "pass":

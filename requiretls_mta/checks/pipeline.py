@@ -101,6 +101,7 @@ class Running:
         self, check: Any, begun: Deferred[Verdict] | Verdict, clock: IReactorTime, events: Events, client: Client
     ) -> None:
         self.needed: Stage = check.needed
+        # Only the house's whitelists may speak for a client, and only against SPF: see `override`.
         self.saves: bool = getattr(check, "saves", False)
         self.verdict: Verdict | None = None
         self._name: str = check.name

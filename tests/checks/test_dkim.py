@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from requiretls_mta.checks.dkim import MOST_WAITING, PATIENCE, DKIMCheck, verify
+from requiretls_mta.checks.dkim import MOST_WAITING, PATIENCE, DKIMCheck, Job, verify
 from requiretls_mta.checks.dkim_canon import BodyKey, hash_body
 from requiretls_mta.checks.dkim_rules import Unusable, parse_key, parse_signature
 from requiretls_mta.checks.interfaces import Client, Subject, Tools
@@ -282,14 +282,26 @@ def placed(message):
     return header, parse_signature(next(fields(header)))
 
 
+def job(signature, header, body):
+    """One signature to be verified."""
+    keys = {NAME: answer("TXT", in_strings(KEY.record))}
+    return Job(signatures=[signature], keys=keys, header=header, body=body)
+
+
 def test_an_expired_signature_is_told_from_a_bad_one():
     """RFC 6376 3.5."""
     message = KEY.sign()
     header, signature = placed(message)
-    keys = {NAME: answer("TXT", in_strings(KEY.record))}
     for now, result in ((100, "pass"), (101, "policy")):
-        (found,) = verify([attrs.evolve(signature, expires=100)], keys, header, BytesBody(message), now)
+        (found,) = verify(job(attrs.evolve(signature, expires=100), header, BytesBody(message)), now)
         assert found.result == result
+
+
+def test_nothing_is_read_for_nobody():
+    """A message that waited for its thread until the time was over."""
+    header, signature = placed(KEY.sign())
+    (found,) = verify(job(signature, header, BytesBody(b"")), 0, lambda: True)
+    assert (found.result, found.reason) == ("temperror", "timeout")
 
 
 def test_a_body_that_is_gone_is_an_error_of_ours():
@@ -303,4 +315,4 @@ def test_a_body_that_is_gone_is_an_error_of_ours():
 
     header, signature = placed(KEY.sign())
     with pytest.raises(EOFError):
-        verify([signature], {NAME: answer("TXT", in_strings(KEY.record))}, header, Gone(), 0)
+        verify(job(signature, header, Gone()), 0)

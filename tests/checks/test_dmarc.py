@@ -83,7 +83,7 @@ class Bench:
         ("p=reject", [dkim(("policy", "far.example"))], "fail (p=reject)"),
         ("p=reject", [spf("fail", "far.example"), dkim(("pass", "far.example"))], "pass"),
         ("p=quarantine", [], "fail (p=quarantine)"),
-        ("p=none", [Verdict(check="spf"), dkim()], "fail (p=none)"),
+        ("p=none", [spf("none", "far.example"), dkim()], "fail (p=none)"),
     ],
 )
 def test_alignment(record, verdicts, result):
@@ -100,6 +100,13 @@ def test_the_organization_s_policy():
     assert bench.resolver.asked == [(SUBDOMAIN, "TXT"), (DOMAIN, "TXT")]
     assert bench.told(header=b"From: a@far.example\r\n")[1] == 550
     assert Bench().told() == ("dmarc=none", None)
+
+
+def test_names_without_a_dot_have_no_policy():
+    """A try-out on localhost needs no DNS."""
+    bench = Bench()
+    assert bench.told(header=b"From: me@localhost\r\n") == ("dmarc=none header.from=localhost", None)
+    assert bench.resolver.asked == []
 
 
 def test_the_reply_says_whose_policy_it_is():
@@ -151,7 +158,9 @@ def test_what_is_not_to_be_had_now():
         bench = Bench(records={SUBDOMAIN: f"v=DMARC1; p={policy}"})
         assert bench.told(spf("temperror", "far.example"))[1] == refusal
         assert bench.told(dkim(("temperror", "far.example")))[1] == refusal
-    assert Bench(records={SUBDOMAIN: "v=DMARC1; p=reject"}).told(spf("temperror", "other.example"))[1] == 550
+    bench = Bench(records={SUBDOMAIN: "v=DMARC1; p=reject"})
+    assert bench.told(spf("temperror", "other.example"))[1] == 550
+    assert bench.told(spf("fail", "far.example"), Verdict(check="dkim"))[1] == 451  # a mistake of ours
     bench = Bench()
     bench.resolver.on(SUBDOMAIN, "TXT", None)
     waiting = bench.begin()
