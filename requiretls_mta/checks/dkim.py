@@ -135,11 +135,11 @@ def verify(job: Job, now: float, is_late: Callable[[], bool] = lambda: False) ->
             ready[signature] = Finding("temperror", "key not available", signature)
             continue
         try:
-            ready[signature] = parse_key(answer, signature)
+            ready[signature] = parse_key(answer, signature.algorithm)
         except Unusable as why:
             ready[signature] = Finding("permerror", str(why), signature)
     wanted = {signature.body for signature, key in ready.items() if isinstance(key, KeyRecord)}
-    hashes = hash_body(_pieces(job.body, len(job.header) + 2, is_late), wanted) if wanted else {}
+    hashes = hash_body(pieces(job.body, len(job.header) + 2, is_late), wanted) if wanted else {}
     if is_late():
         return _late(job.signatures)
     fields = list(headers.fields(job.header))
@@ -155,7 +155,8 @@ def verify(job: Job, now: float, is_late: Callable[[], bool] = lambda: False) ->
     return found
 
 
-def _pieces(body: Body, start: int, is_late: Callable[[], bool]) -> Iterator[bytes]:
+def pieces(body: Body, start: int, is_late: Callable[[], bool]) -> Iterator[bytes]:
+    """A body from an octet on, as long as somebody waits for it. Blocks."""
     while start < body.size and not is_late():
         piece = body.read(start, PIECE)
         if not piece:

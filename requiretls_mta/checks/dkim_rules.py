@@ -105,24 +105,30 @@ def parse_tags(text: str) -> dict[str, str]:
     return tags
 
 
-def parse_signature(field: Field) -> Signature:
-    """Read one; raises `Unusable`."""
+def read_tags(field: Field, needed: str) -> dict[str, str]:
+    """The tags of a signature of whatever kind, all of the `needed` ones among them; raises `Unusable`."""
     if len(field.value) > LONGEST_SIGNATURE:
         raise Unusable("signature too long")
     try:
         tags = parse_tags(field.value.decode("utf-8"))
     except UnicodeDecodeError:
         raise Unusable("not UTF-8") from None
-    missing = [tag for tag in ("v", "a", "b", "bh", "d", "h", "s") if not tags.get(tag)]
+    missing = [tag for tag in needed.split() if not tags.get(tag)]
     if missing:
         raise Unusable(f"tag {missing[0]} is missing")
-    if tags["v"] != "1":
+    if tags["a"].lower() not in _ALGORITHMS:  # RFC 8301 3.1: rsa-sha1 is no more
+        raise Unusable("algorithm not in use")
+    return tags
+
+
+def parse_signature(field: Field, *, arc: bool = False) -> Signature:
+    """Read one, or an ARC-Message-Signature (RFC 8617 4.1.2), whose `i` is no identity; raises `Unusable`."""
+    tags = read_tags(field, "a b bh d h s" if arc else "v a b bh d h s")
+    if not arc and tags["v"] != "1":
         raise Unusable("unknown version")
     algorithm = tags["a"].lower()
-    if algorithm not in _ALGORITHMS:  # RFC 8301 3.1: rsa-sha1 is no more
-        raise Unusable("algorithm not in use")
-    domain = _domain(tags["d"])
-    identity = _domain(tags["i"].rpartition("@")[2]) if "i" in tags else domain
+    domain = read_domain(tags["d"])
+    identity = read_domain(tags["i"].rpartition("@")[2]) if "i" in tags and not arc else domain
     if identity != domain and not identity.endswith(f".{domain}"):
         raise Unusable("i= is not within d=")
     names = tuple(name.strip().lower() for name in tags["h"].translate(_FOLDS).split(":"))
@@ -140,19 +146,20 @@ def parse_signature(field: Field) -> Signature:
         field=field,
         algorithm=algorithm,
         domain=domain,
-        selector=_domain(tags["s"]),
+        selector=read_domain(tags["s"]),
         identity=identity,
         names=names,
         relaxed_header=header == "relaxed",
         body=BodyKey(body == "relaxed", _number(tags, "l")),
-        body_hash=_base64(tags["bh"]),
-        value=_base64(tags["b"]),
+        body_hash=read_base64(tags["bh"]),
+        value=read_base64(tags["b"]),
         begins=tags["b"].translate(_FOLDS)[:8],
         expires=expires,
     )
 
 
-def _domain(text: str) -> str:
+def read_domain(text: str) -> str:
+    """A domain of a signature as A-labels in lower case; raises `Unusable`."""
     try:
         name = ascii_domain(text)
         check_domain(name)
@@ -172,22 +179,23 @@ def _number(tags: Mapping[str, str], name: str) -> int | None:
     return int(text)
 
 
-def _base64(text: str) -> bytes:
+def read_base64(text: str) -> bytes:
+    """The octets of a base64 value, folded or not; raises `Unusable`."""
     try:
         return base64.b64decode(text.translate(_FOLDS), validate=True)
     except (binascii.Error, ValueError):
         raise Unusable("not base64") from None
 
 
-def parse_key(answer: Answer, signature: Signature) -> KeyRecord:
-    """The key for a signature in the answer to its `key_name`; raises `Unusable`."""
+def parse_key(answer: Answer, algorithm: str) -> KeyRecord:
+    """The key for signatures by an algorithm, in the answer to their `key_name`; raises `Unusable`."""
     texts = [text for text in strings(answer.records) if b"p=" in text.translate(None, b" \t")]
     if len(texts) != 1:
         raise Unusable("no key for signature" if not texts else "several keys for signature")
     if len(texts[0]) > LONGEST_KEY or not texts[0].isascii():
         raise Unusable("bad key")
     tags = parse_tags(texts[0].decode("ascii"))
-    kind = _ALGORITHMS[signature.algorithm]
+    kind = _ALGORITHMS[algorithm]
     if tags.get("v", "DKIM1") != "DKIM1" or tags.get("k", "rsa").lower() != kind:
         raise Unusable("key of another kind")
     if "sha256" not in tags.get("h", "sha256").translate(_FOLDS).lower().split(":"):
@@ -196,7 +204,7 @@ def parse_key(answer: Answer, signature: Signature) -> KeyRecord:
         raise Unusable("key for another service")
     if not tags.get("p"):
         raise Unusable("key revoked")
-    return KeyRecord(_read_key(kind, _base64(tags["p"])), "s" in tags.get("t", "").translate(_FOLDS).split(":"))
+    return KeyRecord(_read_key(kind, read_base64(tags["p"])), "s" in tags.get("t", "").translate(_FOLDS).split(":"))
 
 
 def _read_key(kind: str, data: bytes) -> Key:
@@ -219,12 +227,7 @@ def judge(signature: Signature, key: KeyRecord, signed: bytes, body: BodyHash, n
         return Finding("permerror", "the key is not for subdomains", signature)
     if not body.is_long_enough or body.digest != signature.body_hash:
         return Finding("fail", "body hash did not verify", signature)
-    try:
-        if isinstance(key.key, RSAPublicKey):
-            key.key.verify(signature.value, signed, PKCS1v15(), SHA256())
-        else:
-            key.key.verify(signature.value, hashlib.sha256(signed).digest())  # RFC 8463 3
-    except (InvalidSignature, ValueError):
+    if not holds(key.key, signature.value, signed):
         return Finding("fail", "signature did not verify", signature)
     if signature.expires is not None and signature.expires < now:
         return Finding("policy", "signature expired", signature)
@@ -232,6 +235,18 @@ def judge(signature: Signature, key: KeyRecord, signed: bytes, body: BodyHash, n
         # RFC 6376 8.2: whatever stands behind may be anybody's.
         return Finding("policy", "part of the body is not signed", signature)
     return Finding("pass", None, signature)
+
+
+def holds(key: Key, value: bytes, signed: bytes) -> bool:
+    """Whether a signature is that of these octets."""
+    try:
+        if isinstance(key, RSAPublicKey):
+            key.verify(value, signed, PKCS1v15(), SHA256())
+        else:
+            key.verify(value, hashlib.sha256(signed).digest())  # RFC 8463 3
+    except (InvalidSignature, ValueError):
+        return False
+    return True
 
 
 def report(finding: Finding) -> Result:

@@ -4,7 +4,7 @@
     CONNECTION   dnswl, iprev
     SENDER       spf
     RECIPIENT                 spf where it rejects, and then dnswl where a list may save the client
-    MESSAGE      dkim         all, for Authentication-Results
+    MESSAGE      dkim, arc    all, for Authentication-Results
     CONCLUSION   dmarc        what it draws from their verdicts
 
 Nobody waits before RECIPIENT: the greeting is never late. Without checks, or for a client to whom they do not apply,

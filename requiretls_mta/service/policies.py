@@ -95,6 +95,7 @@ def policies(config: Config, generation: int = 0) -> Policies:
             "iprev": config.iprev.enabled or None,
             "spf": _spf(config),
             "dkim": config.dkim.verify or None,
+            "arc": config.dkim.verify or None,
             "dmarc": _dmarc(config),
         },
     )

@@ -189,7 +189,7 @@ TOOLS = Tools(clock=Clock(), resolver=FakeResolver(), events=RecordedEvents())
 
 def test_the_house_s_checks_are_plugins():
     """Found as any other is."""
-    assert [check.name for check in load_checks(TOOLS)] == ["dnswl", "iprev", "spf", "dkim", "dmarc"]
+    assert [check.name for check in load_checks(TOOLS)] == ["dnswl", "iprev", "spf", "dkim", "arc", "dmarc"]
 
 
 def test_plugins_that_fail_are_left_out(monkeypatch):

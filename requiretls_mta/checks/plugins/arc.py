@@ -1,0 +1,5 @@
+"""ARC."""
+
+from requiretls_mta.checks.arc import ARCPlugin
+
+arc = ARCPlugin()
