@@ -92,10 +92,10 @@ def check_host(identity: Identity) -> Run:
         return trouble.outcome
 
 
-def run_down(labels: str) -> str | None:
+def wire_name(domain: str) -> str | None:
     """The name to ask for, its odd octets escaped; None when there is no such name."""
     try:
-        return dns.name.Name([*(label.encode("utf-8") for label in labels.split(".")), b""]).to_text()
+        return dns.name.Name([*(label.encode("utf-8") for label in domain.split(".")), b""]).to_text()
     except dns.exception.DNSException:
         return None
 
@@ -140,7 +140,7 @@ class _Evaluation:
         return outcome
 
     def _record(self, domain: str) -> _Asking[Record | None]:
-        name = run_down(domain)
+        name = wire_name(domain)
         if name is None or "." not in domain or domain.startswith("["):  # RFC 7208 4.3
             return None
         (answer,) = yield ((name, "TXT"),)
@@ -170,7 +170,7 @@ class _Evaluation:
         if mechanism.kind == "ptr":
             names = yield from self._validated(counts=True)
             return any(_is_within(name, target) for name in names)
-        name = run_down(target)
+        name = wire_name(target)
         if name is None:
             return False
         if mechanism.kind == "exists":  # RFC 7208 5.7: an A record, whatever the client has
@@ -279,7 +279,7 @@ class _Evaluation:
     def _explain(self, template: Template, domain: str) -> _Asking[str]:
         """RFC 7208 6.2: whatever is wrong with it, there is just none."""
         try:
-            name = run_down((yield from self._name(template, domain)))
+            name = wire_name((yield from self._name(template, domain)))
             if name is None:
                 return ""
             (answer,) = yield ((name, "TXT"),)

@@ -181,6 +181,19 @@ def test_thousands_at_once_take_turns():
     assert results == ["pass" if number % 3 else "fail" for number in range(2000)]
 
 
+def test_turns_are_given_back():
+    """By evaluations that end, and by those that are given up while they ask or wait for their turn."""
+    bench = Bench("v=spf1 -all")
+    bench.resolver.on("slow.example.", "TXT", None)
+    waiting = [bench.begin(sender=Address("a", "slow.example")) for _ in range(QUESTIONS_AT_ONCE + 50)]
+    assert not bench.begin().called
+    for begun in waiting:
+        begun.addErrback(lambda _: None)
+        begun.cancel()
+    assert bench.resolver.waiting == []
+    assert bench.begin().called
+
+
 HOSTILE = [
     b"v=spf1 a:x." + b"a" * 8000 + b"! -all",
     b"v=spf1 a:" + b"%{" * 4000,
