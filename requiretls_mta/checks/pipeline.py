@@ -34,6 +34,9 @@ from requiretls_mta.message.reply import Reply
 ORDER = ("dnswl", "iprev", "spf", "dkim", "arc", "dmarc")
 """Of the house's checks in Authentication-Results; others follow by name."""
 
+GONE = Reply(451, "4.4.2", "Connection lost before the message was accepted")
+"""To nobody: who leaves before the reply has not been told yes, and must not get past the checks that way."""
+
 _log = Logger()
 
 
@@ -177,6 +180,7 @@ class TransactionChecks:
         self._subject = subject
         self._own = pipeline.start(Stage.SENDER, subject)
         self._of_session = of_session
+        self._over = False
 
     def refusal(self) -> Reply | Deferred[Reply | None] | None:
         """Stage RECIPIENT: why the client's mail is not taken, once the checks needed by now have spoken."""
@@ -196,6 +200,7 @@ class TransactionChecks:
 
     def stop(self) -> None:
         """End what is this transaction's only."""
+        self._over = True
         for running in self._own:
             running.stop()
 
@@ -210,18 +215,15 @@ class TransactionChecks:
 
     async def _message(self, header: bytes, body: Body) -> tuple[Verdict, ...]:
         subject = attrs.evolve(self._subject, header=header, body=body)
-        self._own += self._pipeline.start(Stage.MESSAGE, subject)
-        everything = (*self._of_session, *self._own)
-        for running in everything:
-            await running.wait()
-        concluding = self._pipeline.start(
-            Stage.CONCLUSION, attrs.evolve(subject, verdicts=tuple(_verdicts(everything)))
-        )
-        self._own += concluding
-        for running in concluding:
-            await running.wait()
-        everything = (*everything, *concluding)
-        return settle(sorted(_verdicts(everything), key=lambda verdict: _place(verdict.check)))
+        for stage in (Stage.MESSAGE, Stage.CONCLUSION):
+            self._own += self._pipeline.start(stage, subject)
+            everything = (*self._of_session, *self._own)
+            for running in everything:
+                await running.wait()
+            if self._over:
+                return (Verdict(check="", refusal=GONE),)
+            subject = attrs.evolve(subject, verdicts=tuple(_verdicts(everything)))
+        return settle(sorted(subject.verdicts, key=lambda verdict: _place(verdict.check)))
 
 
 def refusal_of(verdicts: Iterable[Verdict]) -> Reply | None:

@@ -8,7 +8,7 @@ from zope.interface import implementer
 
 from requiretls_mta.checks import pipeline as pipeline_module
 from requiretls_mta.checks.interfaces import Client, ICheck, Stage, Tools, Verdict
-from requiretls_mta.checks.pipeline import Pipeline, load_checks
+from requiretls_mta.checks.pipeline import GONE, Pipeline, load_checks, refusal_of
 from requiretls_mta.message.authres import Result
 from requiretls_mta.message.envelope import Envelope
 from requiretls_mta.message.reply import OK, Reply
@@ -149,7 +149,7 @@ def test_a_client_that_leaves_takes_its_checks_along():
     waiting = bench.transaction().message(b"", BytesBody(b""))
     bench.session.stop()
     assert (one.cancelled, two.cancelled) == (1, 1)
-    assert result(waiting) == (Verdict(check="a"), Verdict(check="b"))
+    assert refusal_of(result(waiting)) is GONE
     assert bench.clock.getDelayedCalls() == []
     assert bench.events.seen == []
 
@@ -209,6 +209,18 @@ def test_plugins_that_fail_are_left_out(monkeypatch):
     made = [broken, lambda: [object()], lambda: [Check("b"), Check("b")], lambda: [Check("a")]]
     monkeypatch.setattr(pipeline_module, "getPlugins", lambda *_: [Plugin(make) for make in made])
     assert [check.name for check in load_checks(TOOLS)] == ["a", "b"]
+
+
+def test_leaving_is_no_way_past_a_check():
+    """Whoever hangs up behind the last dot, whichever check is at work then, has no message accepted."""
+    for stage in (Stage.MESSAGE, Stage.CONCLUSION):
+        check = Check("a", stage)
+        bench = Bench(check)
+        waiting = bench.transaction().message(b"", BytesBody(b""))
+        assert result(waiting) is None
+        bench.session.stop()
+        assert check.cancelled == 1
+        assert refusal_of(result(waiting)) is GONE
 
 
 def test_conclusions_are_drawn_from_all_other_verdicts():

@@ -22,6 +22,7 @@ from requiretls_mta.checks.spf import (
 )
 from requiretls_mta.checks.spf_record import LONGEST_RECORD, SyntaxFault, parse_record
 from requiretls_mta.checks.spf_rules import Outcome, check_host
+from requiretls_mta.message import authres
 from requiretls_mta.message.address import Address
 from requiretls_mta.message.authres import show_result
 from requiretls_mta.message.envelope import Envelope
@@ -250,7 +251,8 @@ def test_whatever_is_said_the_field_is_one(local, domain, helo, problem):
     octets = field.encode("ascii", "backslashreplace")
     assert _FIELD.match(octets)
     assert re.search(rb";\r\n receiver=mx\.example\.org;\r\n identity=mailfrom;", octets)
-    report(identity, Outcome(result="none"))
+    results = authres.AuthenticationResults("mx.example.org", (report(identity, Outcome(result="none")),))
+    assert authres.parse(authres.write(results).partition(b":")[2].removesuffix(b"\r\n")) == results
 
 
 def test_received_spf_as_rfc_7208_has_it():
