@@ -5,6 +5,7 @@ import pytest
 from requiretls_mta.service.config_errors import ConfigError
 from requiretls_mta.service.config_notes import without_effect
 from requiretls_mta.service.embedded import USER, embedded_default, ensure_user, welcome
+from requiretls_mta.service.policies import policies
 from requiretls_mta.service.users_file import UsersFile
 
 
@@ -19,6 +20,12 @@ def test_the_embedded_default_is_the_documented_one(tmp_path):
     assert str(config.web.endpoint) == "tcp:8025:interface=127.0.0.1"
     assert config.tls.certificate is None
     assert without_effect(config) == []
+
+
+def test_it_needs_no_dns(tmp_path):
+    """Nothing that a client of the try-out says is looked up."""
+    config = embedded_default(tmp_path)
+    assert not any(policies(config).checks.values())
 
 
 def test_it_relays_for_nobody_but_its_user(tmp_path):
