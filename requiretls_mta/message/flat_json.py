@@ -17,23 +17,18 @@ _ENCODE = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 def write_object(fields: Mapping[str, Any], encode: Callable[[Any], str] = _ENCODE) -> str:
-    """An object, ASCII only; `encode` writes the values that are no text, number or constant."""
-    return "{" + ",".join([f"{_name(name)}:{_value(value, encode)}" for name, value in fields.items()]) + "}"
+    """An object, ASCII only; `encode` writes the values that are no text, integer or constant."""
+    return "{" + ",".join([f"{_name(n)}:{_WRITERS.get(type(v), encode)(v)}" for n, v in fields.items()]) + "}"
 
 
 def write_array(values: Iterable[Any], encode: Callable[[Any], str] = _ENCODE) -> str:
     """An array, likewise."""
-    return "[" + ",".join([_value(value, encode) for value in values]) + "]"
+    return "[" + ",".join([_WRITERS.get(type(value), encode)(value) for value in values]) + "]"
 
 
-def _value(value: Any, encode: Callable[[Any], str]) -> str:
-    kind = type(value)
-    if kind is str:
-        return _quoted(value)
-    if value is None:
-        return "null"
-    if kind is int:
-        return str(value)
-    if kind is bool:
-        return "true" if value else "false"
-    return encode(value)
+_WRITERS: Mapping[type, Callable[[Any], str]] = {
+    str: _quoted,
+    int: str,
+    bool: {True: "true", False: "false"}.__getitem__,
+    type(None): {None: "null"}.__getitem__,
+}

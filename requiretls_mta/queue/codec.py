@@ -58,7 +58,8 @@ def write_envelope(envelope: Envelope) -> str:
     sender = envelope.sender
     return write_object(
         {
-            "sender": None if sender is None else [sender.local, sender.domain],
+            "local": None if sender is None else sender.local,
+            "domain": None if sender is None else sender.domain,
             "body": envelope.body,
             "smtputf8": envelope.smtputf8,
             "ret": envelope.ret,
@@ -78,7 +79,7 @@ def write_content(message: Message) -> str:
             "eight_bit_header": content.eight_bit_header,
             "eight_bit_body": content.eight_bit_body,
             "dot_at_line_start": content.dot_at_line_start,
-            "cuts": message.cuts,
+            "cuts": message.cuts or None,
         }
     )
 
@@ -171,8 +172,8 @@ def _read_notify(value: Any) -> frozenset[Notify] | None:
 
 def _read_envelope(fields: dict[str, Any], tag: Tag | None, recipients: tuple[Recipient, ...]) -> Envelope:
     sender: Address | None
-    match fields.get("sender"):
-        case [str(local), str(domain)]:
+    match fields.get("local"), fields.get("domain"):
+        case str(local), str(domain):
             sender = Address(local, domain)
         case _:
             sender = None

@@ -126,7 +126,15 @@ def parse_mail(argument: bytes, offered: Set[str], *, in_clear: Set[str] = froze
         if isinstance(mailbox, Reply):
             return mailbox
         sender = mailbox
-    return Envelope(sender=sender, **attrs.asdict(values, recurse=False))
+    return Envelope(
+        sender=sender,
+        tag=values.tag,
+        body=values.body,
+        smtputf8=values.smtputf8,
+        ret=values.ret,
+        envid=values.envid,
+        size=values.size,
+    )
 
 
 def parse_rcpt(argument: bytes, offered: Set[str], *, utf8: bool) -> Recipient | Reply:

@@ -42,7 +42,8 @@ class DataReader:
         lines = data.count(b"\r\n")
         if data.count(b"\n") != lines or data.count(b"\r") != lines:
             self.bare = True
-        self.dots = 0 <= dot < len(data)
+        # Not the one that ends the data, nor one that is held back.
+        self.dots = 0 <= dot <= len(data) - len(_DOT)
         if self.dots:
             data = data.replace(_DOT, b"\r\n")
         if self._skip and data:

@@ -101,7 +101,7 @@ def test_no_row_stops_the_queue(row):
 
 
 @given(st.dictionaries(
-    st.sampled_from(["sender", "body", "smtputf8", "ret", "envid", "size", "header_end", "cuts"]),
+    st.sampled_from(["local", "domain", "body", "smtputf8", "ret", "envid", "size", "header_end", "cuts"]),
     st.none() | st.booleans() | st.integers() | TEXT | st.lists(st.lists(st.integers()) | TEXT),
 ))  # fmt: skip
 def test_no_field_stops_the_queue(fields):

@@ -118,3 +118,19 @@ def test_large_messages_are_read_in_bulk():
     for _ in range(1024):
         reader.feed(piece)
     assert time.process_time() - start < 1.0
+
+
+@given(st.lists(st.sampled_from([b"\r\n", b".", b"..", b"a", b"\r\n.", b"."]), max_size=12), st.data())
+def test_dots_are_told(parts, data):
+    """Where no line of a chunk starts with a dot the reader says so, and else never; the end's own does not count."""
+    content = b"".join(parts)
+    wire = b"".join(stuff([content]))
+    reader, at, tail = DataReader(), 0, b"\r\n"
+    while at < len(wire):
+        size = data.draw(st.integers(1, len(wire) - at))
+        octets, _ = reader.feed(wire[at : at + size])
+        assert reader.dots or b"\r\n." not in tail + octets
+        at, tail = at + size, (tail + octets)[-2:]
+    whole = DataReader()
+    whole.feed(b"a\r\n.\r\n")
+    assert not whole.dots
