@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from requiretls_mta.checks.dnswl import MOST_AT_ONCE, PATIENCE, DNSWLCheck
+from requiretls_mta.checks.dnswl import MOST_AT_ONCE, PATIENCE, TEXT_PATIENCE, DNSWLCheck
 from requiretls_mta.checks.dnswl_health import FIRST_PAUSE, MOST_FAILURES, REGULAR, SOON, WATCHED
 from requiretls_mta.checks.dnswl_rules import ListSettings, client_of, patterns, query_name, selftest_names
 from requiretls_mta.checks.interfaces import Client, Subject, Tools
@@ -79,7 +79,8 @@ def test_everything_is_asked_at_once():
     name = query_name(client_of(V4), ZONE)
     for question in ((name, "A"), (name, "TXT"), (".", "SOA"), *((n, "A") for n in attrs.astuple(bench.names))):
         bench.resolver.on(*question, None)
-    assert not bench.begin(V4).called
+    verdict = bench.begin(V4)
+    assert not verdict.called
     assert set(bench.resolver.asked) == {
         (name, "A"),
         (name, "TXT"),
@@ -88,6 +89,7 @@ def test_everything_is_asked_at_once():
         (bench.names.unlisted, "A"),
         (bench.names.unlisted_v6, "A"),
     }
+    verdict.addErrback(lambda _: None).cancel()
 
 
 def test_a_mapped_client_is_an_ipv4_client():
@@ -215,6 +217,18 @@ def test_the_text_is_not_waited_for():
     verdict = bench.begin(V4)
     assert not verdict.called
     bench.clock.advance(1)
+    assert told(verdict.result) == f"dnswl=pass {HERE} policy.ip=127.0.0.2"
+    assert bench.resolver.waiting == []
+
+
+def test_the_text_and_the_root_are_waited_for_together():
+    """48: when both are late it is one second, not one for each."""
+    bench = Bench()
+    bench.on(V4, "A", LISTED)
+    bench.on(V4, "TXT", None)
+    bench.resolver.on(".", "SOA", None)
+    verdict = bench.begin(V4)
+    bench.clock.advance(TEXT_PATIENCE)
     assert told(verdict.result) == f"dnswl=pass {HERE} policy.ip=127.0.0.2"
     assert bench.resolver.waiting == []
 
