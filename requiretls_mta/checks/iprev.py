@@ -20,6 +20,8 @@ from requiretls_mta.message.reply import quote
 
 PATIENCE = 10.0
 MOST_NAMES = 10  # RFC 8601 3, as in SPF
+QUESTIONS_AT_ONCE = 100
+"""About all clients together: connecting is cheap, and who has a slow zone has many addresses in it."""
 
 
 @implementer(ICheck)
@@ -33,6 +35,7 @@ class IPRevCheck:
 
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
+        self._open = 0
 
     def begin(self, subject: Subject) -> Deferred[Verdict] | None:
         """Ask; not about clients whose addresses only their own network can name."""
@@ -44,19 +47,30 @@ class IPRevCheck:
         return asked.addCallback(lambda result: Verdict(check=self.name, results=(result,)))
 
     async def _ask(self, client: ClientIP) -> Result:
-        resolver, rdtype = self._tools.resolver, "A" if client.version == 4 else "AAAA"
-        answer = await resolver.resolve(f"{client.reverse_pointer}.", "PTR")
-        if answer.is_failure:
+        pointers = await self._answers([f"{client.reverse_pointer}."], "PTR")
+        if not pointers or pointers[0].is_failure:
             return _report(client, "temperror")
-        names = list(dict.fromkeys(record.target for record in answer.records if isinstance(record, PTR)))[:MOST_NAMES]
+        found = [record.target for record in pointers[0].records if isinstance(record, PTR)]
+        names = list(dict.fromkeys(found))[:MOST_NAMES]
         if not names:
             return _report(client, "permerror")
-        asked = [resolver.resolve(name.to_text(), rdtype) for name in names]
-        answers = await gatherResults(asked, consumeErrors=True).addErrback(first_of_all)
-        for name, found in zip(names, answers, strict=True):
-            if str(client) in _addresses(found):
+        answers = await self._answers([name.to_text() for name in names], "A" if client.version == 4 else "AAAA")
+        for name, answer in zip(names, answers, strict=False):
+            if str(client) in _addresses(answer):
                 return _report(client, "pass", name)
-        return _report(client, "temperror" if any(found.is_failure for found in answers) else "fail")
+        is_known = answers and not any(answer.is_failure for answer in answers)
+        return _report(client, "fail" if is_known else "temperror")
+
+    async def _answers(self, names: list[str], rdtype: str) -> list[Answer]:
+        """One for each name; none at all when too many questions are open."""
+        if self._open + len(names) > QUESTIONS_AT_ONCE:
+            return []
+        self._open += len(names)
+        try:
+            asked = [self._tools.resolver.resolve(name, rdtype) for name in names]
+            return await gatherResults(asked, consumeErrors=True).addErrback(first_of_all)
+        finally:
+            self._open -= len(names)
 
 
 def _addresses(answer: Answer) -> list[str]:

@@ -4,7 +4,7 @@ import pytest
 from twisted.internet.task import Clock
 
 from requiretls_mta.checks.interfaces import Client, Subject, Tools
-from requiretls_mta.checks.iprev import MOST_NAMES, PATIENCE, IPRevCheck
+from requiretls_mta.checks.iprev import MOST_NAMES, PATIENCE, QUESTIONS_AT_ONCE, IPRevCheck
 from requiretls_mta.message.authres import show_result
 from tests.checks.answers import answer, failure
 from tests.checks.fakes import FakeResolver, RecordedEvents
@@ -101,3 +101,21 @@ def test_a_silent_server():
     assert show_result(waiting.result.results[0]) == "iprev=temperror policy.iprev=192.0.2.1"
     assert bench.resolver.waiting == []
     assert bench.clock.getDelayedCalls() == []
+
+
+def test_slow_zones_take_the_resolver_from_nobody():
+    """A hundred open questions are enough: of further clients nobody knows, until those are answered or given up."""
+    bench = Bench()
+    names = [f"{n}.example." for n in range(MOST_NAMES)]
+    for name in names:
+        bench.resolver.on(name, "A", None)
+    clients = [f"198.51.100.{n}" for n in range(QUESTIONS_AT_ONCE // MOST_NAMES + 1)]
+    for client in clients:
+        pointer = ".".join(reversed(client.split("."))) + ".in-addr.arpa."
+        bench.resolver.on(pointer, "PTR", answer("PTR", *names))
+    waiting = [bench.begin(client) for client in clients]
+    assert [one.called for one in waiting] == [False] * (len(clients) - 1) + [True]
+    assert bench.told() == "iprev=temperror"
+    bench.clock.advance(PATIENCE)
+    assert all(one.result.results[0].result == "temperror" for one in waiting)
+    assert bench.told() == "iprev=permerror"
