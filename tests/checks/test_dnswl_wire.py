@@ -42,6 +42,18 @@ def txt(text, **more):
     return Say(records=(f'{name()} 60 IN TXT "{text}"',), **more)
 
 
+class Ahead:
+    """The reactor in the future, for those who look at the clock."""
+
+    ahead = 0.0
+
+    def __getattr__(self, name):
+        return getattr(reactor, name)
+
+    def seconds(self):
+        return reactor.seconds() + self.ahead
+
+
 class WhitelistTestCase(unittest.TestCase):
     """One list on one server, or several that serve the same."""
 
@@ -60,9 +72,9 @@ class WhitelistTestCase(unittest.TestCase):
         self.servers.append(server)
         return server
 
-    def check(self, **settings):
+    def check(self, clock=reactor, **settings):
         stub = StubResolver(
-            reactor, Settings(servers=tuple(s.address for s in self.servers), **{"timeout": 2.0} | settings)
+            clock, Settings(servers=tuple(s.address for s in self.servers), **{"timeout": 2.0} | settings)
         )
         self.addCleanup(stub.close)
         tools = Tools(clock=reactor, resolver=stub, events=self.events, settings={"dnswl": (LIST,)}.get)
@@ -199,6 +211,20 @@ class Answers(WhitelistTestCase):
             await self.says(f"dnswl=none {HERE}")
 
     async def test_66_time_to_live(self):
+        """Asked again for each message with a TTL of 0, else when it is over: answers at 61 s, denials at 300 s."""
+        clock = Ahead()
+        check = self.check(clock)
+        denied = f"dnswl=none {HERE}"
+        self.server.on(name(), "A", a("127.0.0.2", ttl=60), denial("NXDOMAIN", soa=SOA), a("127.0.0.3", ttl=0))
+        self.server.on(name(), "TXT", denial(soa=SOA))  # NXDOMAIN would be one for A too
+        told = []
+        for seconds in (0, 59, 61, 360, 362):
+            clock.ahead = seconds
+            told.append(await self.ask(check))
+        changed = LISTED.replace("127.0.0.2", "127.0.0.3")
+        assert told == [LISTED, LISTED, denied, denied, changed], told
+
+    async def test_66_no_time_to_live(self):
         """Kept for as long as it says, so not at all with 0."""
         for ttl, times in ((0, 2), (60, 1)):
             self.server.asked.clear()

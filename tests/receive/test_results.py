@@ -85,8 +85,9 @@ MESSAGE = b"A: b\r\n" + FORGED + FOREIGN + b"C: d\r\n" + FORGED + b"\r\n" + FORG
 
 
 def test_what_others_say_in_our_name_is_taken_out():
-    """72, 73: whole fields of the header, of everybody who may only relay; the body and the stored octets stay."""
-    for session in ({}, {"client": "192.0.2.7"}, {"user": "anna", "service": "submission"}):
+    """72, 73: whole fields, of everybody at every kind of listener; the body and the stored octets stay."""
+    submissions = ({"user": "anna", "service": service} for service in ("submission", "submissions"))
+    for session in ({}, {"client": "192.0.2.7"}, *submissions, {"service": "lmtp"}):
         bench = Bench()
         checks = Checks()
         assert send(bench.begin(checks=checks, **session), MESSAGE).code == 250
