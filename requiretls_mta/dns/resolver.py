@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 
+import attrs
 import dns.exception
 import dns.name
 import dns.rdatatype
 from twisted.internet.defer import Deferred, succeed
 
 from requiretls_mta.dns import wire
-from requiretls_mta.dns.answer import Answer, Status
+from requiretls_mta.dns.answer import Answer, Resolver, Status
 from requiretls_mta.dns.cache import Cache
 from requiretls_mta.dns.exchange import Exchanges, IDNSReactor, RandomBits
 from requiretls_mta.dns.lookup import Lookup, Result
@@ -38,6 +40,14 @@ class StubResolver:
 
         Cancelling gives up the waiting; the question itself is given up with the last who waits for it.
         """
+        return self._resolve(name, rdtype, self._settings.in_flight)
+
+    @property
+    def for_strangers(self) -> Resolver:
+        """The same for questions that strangers choose: they never take the last look-ups from those who deliver."""
+        return _ForStrangers(self._resolve, self._settings.in_flight - self._settings.reserved)
+
+    def _resolve(self, name: str, rdtype: str, most: int) -> Deferred[Answer]:
         parsed = wire.parse_name(name)
         wanted = _rdtype(rdtype)
         if parsed is None or wanted is None:
@@ -51,7 +61,7 @@ class StubResolver:
         shared = self._shared.get(key)
         if shared is not None:
             return shared.wait()
-        if len(self._shared) >= self._settings.in_flight:
+        if len(self._shared) >= most:
             return succeed(_refusal(*key, "NETWORK", f"{len(self._shared)} look-ups are under way, that is all we do"))
         lookup = Lookup(
             self._exchanges,
@@ -100,6 +110,15 @@ class StubResolver:
             self._shunned[server] = self._reactor.seconds() + SHUNNED
         else:
             self.unusable += 1
+
+
+@attrs.frozen
+class _ForStrangers:
+    _resolve: Callable[[str, str, int], Deferred[Answer]]
+    _most: int
+
+    def resolve(self, name: str, rdtype: str) -> Deferred[Answer]:
+        return self._resolve(name, rdtype, self._most)
 
 
 class _Shared:

@@ -22,6 +22,8 @@ class Settings:
     """The whole of one look-up, whatever the number of servers."""
     in_flight: int = 500
     """Look-ups under way at once; those beyond fail at once."""
+    reserved: int = 100
+    """Of these, those that are not for strangers; see `StubResolver.for_strangers`."""
     cache_entries: int = 10_000
     mix_case: bool | None = None
     """Random letter case in questions against forged replies; None: towards all but loopback servers."""

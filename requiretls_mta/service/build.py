@@ -103,14 +103,13 @@ class _House:
         self.policies: Policies = policies(config)
         self.relay: RelaySettings | None = None
         servers = [show_server(server) for server in config.dns.servers]
-        self.resolver = resolver or StubResolver(
-            reactor, resolvconf.settings(servers, config.dns.trust_ad, config.dns.timeout)
-        )
+        stub = StubResolver(reactor, resolvconf.settings(servers, config.dns.trust_ad, config.dns.timeout))
+        self.resolver = resolver or stub
         self.checks_pool = ThreadPool(0, CHECK_THREADS, name="checks")
         self.checks = load_checks(
             Tools(
                 clock=reactor,
-                resolver=self.resolver,
+                resolver=resolver or stub.for_strangers,
                 events=events,
                 settings=self._check_settings,
                 in_thread=partial(deferToThreadPool, reactor, self.checks_pool),

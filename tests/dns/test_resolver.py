@@ -393,6 +393,21 @@ class Sharing(ResolverTestCase):
         self.failureResultOf(first, CancelledError)
         assert (await stub.resolve("b.test", "A")).exists
 
+    async def test_strangers_leave_some_to_others(self):
+        """What checks ask is chosen by whoever connects; mail is still delivered when all of that hangs."""
+        for name in ("a.test.", "b.test."):
+            self.server.on(name, "A", Say(silent=True))
+        self.server.on("c.test.", "A", Say(records=("c.test. 60 IN A 192.0.2.1",)))
+        stub = self.stub(in_flight=2, reserved=1)
+        waiting = [stub.for_strangers.resolve("a.test", "A"), stub.for_strangers.resolve("a.test", "A")]
+        answer = self.successResultOf(stub.for_strangers.resolve("b.test", "A"))
+        assert (answer.status, answer.rcode) == (Status.FAILURE, "NETWORK")
+        assert (await stub.resolve("c.test", "A")).exists
+        assert (await stub.for_strangers.resolve("c.test", "A")).exists  # known by now
+        for one in waiting:
+            one.cancel()
+            self.failureResultOf(one, CancelledError)
+
     async def test_no_sockets_left_to_open(self):
         """Out of descriptors is a failure of the look-up, not of the program."""
         self.patch(socket, "socket", lambda *_: (_ for _ in ()).throw(OSError(errno.EMFILE, "Too many open files")))

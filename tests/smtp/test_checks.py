@@ -67,7 +67,7 @@ def test_the_transaction_is_given_the_checks():
 
 
 def test_who_logged_in_is_not_checked():
-    """A user is known; the address it comes from matters no more."""
+    """71: a user is known; the address it comes from matters no more."""
     memory = listener(Check("a", needed=Stage.RECIPIENT))
     line = memory.connect()
     line.session.authenticated = True
