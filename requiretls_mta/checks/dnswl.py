@@ -115,6 +115,7 @@ class DNSWLCheck(Service):
         self._chance = chance
         self._configured: tuple[ListSettings, ...] = ()
         self._lists: tuple[Whitelist, ...] = ()
+        self._root: Deferred[None] | None = None
 
     @property
     def saves(self) -> bool:
@@ -122,17 +123,30 @@ class DNSWLCheck(Service):
         return any(one.settings.override_spf for one in self._lists)
 
     def startService(self) -> None:
-        """Test the lists."""
+        """Test the lists, and whether dns.sec can be told."""
         super().startService()
         for one in self._lists:
             one.health.start()
         self._update()
+        if self._lists:
+            self._root = self._tools.resolver.resolve(".", "SOA").addCallbacks(self._tell_root, lambda _: None)
 
     def stopService(self) -> None:
         """Leave them alone."""
         super().stopService()
         for one in self._lists:
             one.health.stop()
+        if self._root is not None:
+            self._root.cancel()
+
+    def _tell_root(self, root: Answer) -> None:
+        if root.is_secure or root.is_failure:
+            return
+        self._tools.events.emit(
+            "dnswl",
+            level="warn",
+            message="dns.sec will be na: the resolver does not validate, or is not believed (dns.trust_ad)",
+        )
 
     def begin(self, subject: Subject) -> Deferred[Verdict] | None:
         """Ask all lists about the client."""

@@ -256,6 +256,25 @@ def test_dns_sec_needs_a_resolver_that_validates(root):
     assert f"dns.sec={'no' if root else 'na'}" in bench.says("192.0.2.2")
 
 
+@pytest.mark.parametrize(
+    ("root", "told"),
+    [
+        (answer("SOA", "a. b. 1 1 1 1 1"), ["warn"]),
+        (answer("SOA", "a. b. 1 1 1 1 1", secure=True), []),
+        (failure("SERVFAIL"), []),
+    ],
+)
+def test_a_resolver_that_does_not_validate_is_told_once(root, told):
+    """54: at the start, for dns.sec will never be anything but na; where there are lists at all."""
+    bench = Bench()
+    bench.resolver.on(".", "SOA", root)
+    bench.check.startService()
+    bench.says()
+    bench.says(V6)
+    assert [fields["level"] for _, fields in bench.events.seen if "dns.sec" in fields.get("message", "")] == told
+    bench.check.stopService()
+
+
 def test_a_silent_list_is_given_up():
     """9: after five seconds, whatever the resolver's own limit is."""
     bench = Bench()
@@ -360,6 +379,7 @@ def test_leaving_and_stopping_are_no_failures():
         bench = Bench()
         bench.on(V4, "A", None)
         bench.resolver.on(bench.names.unlisted, "A", None)
+        bench.resolver.on(".", "SOA", None)
         bench.check.startService()
         session = Pipeline([bench.check], clock=bench.clock, events=bench.events).begin(
             Client(session="s1", address=V4)
