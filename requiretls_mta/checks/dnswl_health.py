@@ -65,14 +65,17 @@ class Health:
         self._probing: Deferred[None] | None = None
         self._waiting: list[tuple[int, Deferred[Finding | None]]] = []
         self._timer: IDelayedCall | None = None
+        self._over = False
 
     def start(self) -> None:
         """Test it now, and from now on."""
+        self._over = False
         if self._settings.selftest != "off":
             self.test()
 
     def stop(self) -> None:
-        """No more tests."""
+        """No more tests, whatever look-ups that are still under way come to."""
+        self._over = True
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
@@ -183,6 +186,8 @@ class Health:
     def _test_in(self, seconds: float) -> None:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
+        if self._over:
+            return
         self._timer = self._clock.callLater(seconds * (1 - 0.2 * self._chance()), self.test)
 
     def _watch(self, client: ClientIP, passes: bool) -> None:

@@ -515,3 +515,19 @@ def test_a_reload_keeps_the_state_of_lists_that_stay():
     current["dnswl"] = ()
     assert bench.begin(V4) is None
     assert bench.clock.getDelayedCalls() == []
+
+
+def test_a_list_that_is_gone_is_tested_no_more():
+    """86: whatever the look-ups come to that were under way when a reload took it away."""
+    bench = Bench()
+    current = {"dnswl": bench.lists}
+    tools = Tools(clock=bench.clock, resolver=bench.resolver, events=bench.events, settings=lambda name: current[name])
+    bench.check = DNSWLCheck(tools)
+    bench.check.startService()
+    bench.on(V4, "A", None)
+    verdict = bench.begin(V4)
+    current["dnswl"] = ()
+    assert bench.begin(V4) is None
+    bench.resolver.answer(query_name(client_of(V4), ZONE), "A", failure("REFUSED"))
+    assert told(verdict.result) == f"dnswl=permerror reason=refused {HERE}"
+    assert bench.clock.getDelayedCalls() == []
