@@ -1,5 +1,6 @@
 """The whitelist check through the real resolver, against a scripted name server; scenarios by number."""
 
+import socket
 from collections import Counter
 
 import dns.message
@@ -188,6 +189,17 @@ class Answers(WhitelistTestCase):
         """Garbage, another id, another question, other letter case: the right one still comes."""
         self.server.on(name(), "A", a("127.0.0.2", before=(garbage, wrong_id, wrong_question, wrong_case)))
         await self.says(LISTED, mix_case=True)
+
+    async def test_62_a_reply_from_another_port(self):
+        """Right in everything but whence it comes."""
+
+        def stray(query, reply):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+                assert other.sendto(reply.replace(b"\x7f\0\0\2", b"\x7f\0\0\3"), self.server.peer)
+            return garbage(query, reply)
+
+        self.server.on(name(), "A", a("127.0.0.2", before=(stray,)))
+        await self.says(LISTED)
 
     async def test_63_only_malformed_replies(self):
         """Not a denial."""

@@ -116,6 +116,8 @@ class FakeNameServer:
         self.host = host
         self.port = 0
         self.asked: list[Asked] = []
+        self.peer = None
+        """From where the last datagram came."""
         self._script: dict[tuple[str, str], list[Say]] = {}
         self._unchecked: dict[tuple[str, str], Say] = {}
         self._otherwise = denial("NXDOMAIN")
@@ -257,6 +259,7 @@ class _Datagrams(DatagramProtocol):
             if self.transport is not None:
                 self.transport.write(reply, source)
 
+        self.server.peer = source
         self.server.received(octets, "udp", send, lambda: None)
 
 

@@ -491,12 +491,19 @@ def test_known_lists_bring_their_codes(tmp_path):
         display_zone = "list.dnswl.org"
         [[dnswl]]
         zone = "list.example"
+        [[dnswl]]
+        zone = "wl.mailspike.net"
+        [[dnswl]]
+        zone = "karma.local"
+        display_zone = "hostkarma.junkemailfilter.com"
     """
-    one, two, three, four = load_config(write(tmp_path, text)).dnswl
+    one, two, three, four, five, six = load_config(write(tmp_path, text)).dnswl
     assert (one.accept, one.selftest) == (("127.0.[2..15].[0..3]",), "ipv4")
     assert (two.accept, two.selftest) == (("127.0.0.1",), "ipv4")
     assert three.accept == one.accept
-    assert four.accept == ("127.[0..255].[0..255].[0..255]",)
+    assert (four.accept, four.selftest) == (("127.[0..255].[0..255].[0..255]",), "ipv4")
+    assert (five.accept, five.selftest) == (("127.0.0.[18..20]",), "off")
+    assert (six.accept, six.selftest) == (("127.0.0.1",), "off")
 
 
 def test_a_contact_is_a_mailbox_in_ascii():
