@@ -1,13 +1,13 @@
 """A small server that keeps RFC 8689 in all that a client can see, but for the defects it is given."""
 
 import contextlib
-import socket
 import ssl
-import threading
 import warnings
 
+from tests.threaded import ThreadedServer
 
-class Defective:
+
+class Defective(ThreadedServer):
     """Listens on loopback in threads of its own. `defects` are the ids of conformance checks that it fails.
 
     Further words: `closes` (instead of throwing away what is behind STARTTLS), `lmtp`, `implicit`, `login`, `busy`
@@ -16,15 +16,8 @@ class Defective:
 
     def __init__(self, files, *defects):
         self.files, self.defects = files, set(defects)
-        self.verbs, self.messages, self.connections, self.open, self.most = [], [], 0, 0, 0
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.port = self._socket.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self):
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
+        self.verbs, self.messages, self.open, self.most = [], [], 0, 0
+        super().__init__()
 
     def context(self):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -35,16 +28,8 @@ class Defective:
                 context.minimum_version = ssl.TLSVersion.TLSv1
         return context
 
-    def _accept(self):
-        while True:
-            try:
-                connection, _ = self._socket.accept()
-            except OSError:
-                return
-            self.connections += 1
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection):
+    def talk(self, connection):
+        """One session."""
         session = _Session(self, connection)
         with contextlib.suppress(OSError, ValueError):
             session.run()

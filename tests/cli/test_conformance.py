@@ -3,7 +3,6 @@
 import itertools
 import json
 import socket
-import threading
 import time
 
 import pytest
@@ -23,6 +22,7 @@ from tests.lab.ca import CA
 from tests.smtp.dialogue import in_thread
 from tests.smtp.fake_mx import FakeMX
 from tests.smtp.test_server import SessionCase
+from tests.threaded import ThreadedServer
 
 IDS = [check.id for check in CHECKS]
 
@@ -333,49 +333,30 @@ class TestPatience:
         assert "the time for this run is over" in {finding.seen for finding in findings}
 
 
-class hostile:
+class hostile(ThreadedServer):
     """A server that says the same to everybody; `drip`: an octet at a time; `endless`: again and again."""
 
     def __init__(self, greeting, *, drip=False, endless=False, mute=False):
         self.greeting, self.drip, self.endless, self.mute = greeting, drip, endless, mute
-        self.connections, self.over = 0, threading.Event()
-        self.socket = socket.create_server(("127.0.0.1", 0))
-        self.port = self.socket.getsockname()[1]
+        super().__init__()
 
     def __enter__(self):
-        threading.Thread(target=self.accept, daemon=True).start()
         return self
 
     def __exit__(self, *_):
-        self.over.set()
-        self.socket.shutdown(socket.SHUT_RDWR)
-        self.socket.close()
+        self.close()
 
-    def accept(self):
-        while not self.over.is_set():
-            try:
-                connection, _ = self.socket.accept()
-            except OSError:
+    def talk(self, connection):
+        for octet in self.greeting if self.drip else b"":
+            connection.sendall(bytes([octet]))
+            if self.over.wait(0.05):
                 return
-            self.connections += 1
-            threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
-
-    def serve(self, connection):
-        try:
-            for octet in self.greeting if self.drip else b"":
-                connection.sendall(bytes([octet]))
-                if self.over.wait(0.05):
-                    return
-            if not self.drip:
-                connection.sendall(self.greeting)
-            while self.endless and not self.over.is_set():
-                connection.sendall(self.greeting)
-            if self.mute:
-                self.over.wait(10)
-        except OSError:
-            pass
-        finally:
-            connection.close()
+        if not self.drip:
+            connection.sendall(self.greeting)
+        while self.endless and not self.over.is_set():
+            connection.sendall(self.greeting)
+        if self.mute:
+            self.over.wait(10)
 
 
 HOSTILE = {

@@ -5,11 +5,9 @@ server.serve("good.test", policy("mx.good.test"))
 server.serve("away.test", status="301 Moved", headers=["Location: https://elsewhere.test/"])
 """
 
-import contextlib
 import os
 import socket
 import ssl
-import threading
 import time
 import warnings
 
@@ -17,6 +15,7 @@ import attrs
 import pytest
 
 from tests.lab.ca import HostFiles
+from tests.threaded import ThreadedServer
 
 
 def policy(*mx, mode="enforce", max_age=86400, end="\r\n"):
@@ -60,16 +59,14 @@ class Page:
         return "\r\n".join([*head, "", ""]).encode() + body
 
 
-class PolicyServer:
+class PolicyServer(ThreadedServer):
     """Listens at once; `requests` keeps (name asked for in SNI, octets of the request)."""
 
     def __init__(self, address, port, ca):
-        self.ca, self.requests, self.connections = ca, [], 0
+        self.ca, self.requests = ca, []
         self.only = None  # the only TLS version, if not any good one
-        self._pages, self._contexts, self._over = {}, {}, threading.Event()
-        self._socket = socket.create_server((address, port))
-        self.address, self.port = self._socket.getsockname()
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._pages, self._contexts = {}, {}
+        super().__init__(address, port)
 
     def serve(self, domain, body=b"", **options):
         """Serve a page at mta-sts.DOMAIN, from now on."""
@@ -84,28 +81,10 @@ class PolicyServer:
         """How often that domain's policy was asked for."""
         return sum(name == f"mta-sts.{domain}" for name, _ in self.requests)
 
-    def close(self):
-        self._over.set()
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread in accept()
-        self._socket.close()
-
-    def _accept(self):
-        while True:
-            try:
-                connection, _ = self._socket.accept()
-            except OSError:
-                return
-            self.connections += 1
-            threading.Thread(target=self._guarded, args=(connection,), daemon=True).start()
-
-    def _guarded(self, connection):
+    def talk(self, connection):
+        """One request."""
         connection.settimeout(10)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with contextlib.suppress(OSError, ValueError), connection:
-            self._answer(connection)
-
-    def _answer(self, connection):
         asked = []
 
         def choose(tls, name, _):
@@ -132,10 +111,10 @@ class PolicyServer:
             self.requests.append((asked[-1], request))
             page = self._pages[asked[-1]]
             if page.silent:
-                self._over.wait(10)
+                self.over.wait(10)
             elif page.drip:
                 for octet in page.octets():
-                    if self._over.wait(page.drip):
+                    if self.over.wait(page.drip):
                         return
                     tls.sendall(bytes([octet]))
             else:

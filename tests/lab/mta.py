@@ -1,6 +1,5 @@
 """Instances of ours as processes, as an operator starts them: `twistd requiretls-mta` with a configuration file."""
 
-import contextlib
 import email
 import email.policy
 import json
@@ -8,9 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
+
+from tests.threaded import ThreadedServer
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parent.parent.parent
@@ -154,48 +154,35 @@ class Report:
         return recipient["Diagnostic-Code"]
 
 
-class Recorder:
+class Recorder(ThreadedServer):
     """A mail server without STARTTLS that keeps every octet it is sent, and takes any message."""
 
     def __init__(self, address, port, keywords=()):
-        self.octets, self.connections = b"", 0
+        self.octets = b""
         self._keywords = keywords
-        self._socket = socket.create_server((address, port))
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__(address, port)
 
-    def close(self):
-        self._socket.close()
-
-    def _accept(self):
-        while True:
-            try:
-                connection, _ = self._socket.accept()
-            except OSError:
+    def talk(self, connection):
+        """One session."""
+        connection.sendall(b"220 plain.test ESMTP\r\n")
+        data = False
+        for line in connection.makefile("rb"):
+            self.octets += line
+            if data:
+                data = line != b".\r\n"
+                if not data:
+                    connection.sendall(b"250 2.0.0 taken\r\n")
+            elif line.upper().startswith(b"EHLO"):
+                lines = [b"plain.test", *self._keywords]
+                connection.sendall(b"".join(b"250-%s\r\n" % k for k in lines[:-1]) + b"250 %s\r\n" % lines[-1])
+            elif line.upper().startswith(b"DATA"):
+                data = True
+                connection.sendall(b"354 go\r\n")
+            elif line.upper().startswith(b"QUIT"):
+                connection.sendall(b"221 bye\r\n")
                 return
-            self.connections += 1
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection):
-        with connection, contextlib.suppress(ConnectionError):
-            connection.sendall(b"220 plain.test ESMTP\r\n")
-            data = False
-            for line in connection.makefile("rb"):
-                self.octets += line
-                if data:
-                    data = line != b".\r\n"
-                    if not data:
-                        connection.sendall(b"250 2.0.0 taken\r\n")
-                elif line.upper().startswith(b"EHLO"):
-                    lines = [b"plain.test", *self._keywords]
-                    connection.sendall(b"".join(b"250-%s\r\n" % k for k in lines[:-1]) + b"250 %s\r\n" % lines[-1])
-                elif line.upper().startswith(b"DATA"):
-                    data = True
-                    connection.sendall(b"354 go\r\n")
-                elif line.upper().startswith(b"QUIT"):
-                    connection.sendall(b"221 bye\r\n")
-                    return
-                else:
-                    connection.sendall(b"250 ok\r\n")
+            else:
+                connection.sendall(b"250 ok\r\n")
 
 
 def user_file(path, name, password):

@@ -1,6 +1,5 @@
 """kill -9 under load, fifty times: what got its 250 arrives whole, and a failure is reported exactly once."""
 
-import contextlib
 import email
 import hashlib
 import random
@@ -18,20 +17,19 @@ A, B, REFUSING = "127.0.0.21", "127.0.0.22", "127.0.0.23"
 class Refusing(Recorder):
     """A server that knows no recipient."""
 
-    def _serve(self, connection):
-        with connection, contextlib.suppress(ConnectionError):
-            connection.sendall(b"220 refusing.test ESMTP\r\n")
-            for line in connection.makefile("rb"):
-                verb = line[:4].upper()
-                if verb == b"RCPT":
-                    connection.sendall(b"550 5.1.1 no such user\r\n")
-                elif verb == b"DATA":
-                    connection.sendall(b"554 5.5.1 no valid recipients\r\n")
-                elif verb == b"QUIT":
-                    connection.sendall(b"221 bye\r\n")
-                    return
-                else:
-                    connection.sendall(b"250-refusing.test\r\n250 PIPELINING\r\n" if verb == b"EHLO" else b"250 ok\r\n")
+    def talk(self, connection):
+        connection.sendall(b"220 refusing.test ESMTP\r\n")
+        for line in connection.makefile("rb"):
+            verb = line[:4].upper()
+            if verb == b"RCPT":
+                connection.sendall(b"550 5.1.1 no such user\r\n")
+            elif verb == b"DATA":
+                connection.sendall(b"554 5.5.1 no valid recipients\r\n")
+            elif verb == b"QUIT":
+                connection.sendall(b"221 bye\r\n")
+                return
+            else:
+                connection.sendall(b"250-refusing.test\r\n250 PIPELINING\r\n" if verb == b"EHLO" else b"250 ok\r\n")
 
 
 class Sender(threading.Thread):

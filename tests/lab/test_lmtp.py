@@ -1,64 +1,51 @@
 """[delivery] lmtp: a server that answers each recipient differently, and what sender and queue learn of it."""
 
-import contextlib
 import json
 import smtplib
 import socket
-import threading
 import time
 
 import pytest
 
 from tests.lab.mta import MTA, Report, free_port
+from tests.threaded import ThreadedServer
 
 ADDRESS = "127.0.0.46"
 
 
-class Boxes:
+class Boxes(ThreadedServer):
     """An LMTP server: `full` is full for ever, `busy` is busy while `busy` is set, the others take everything."""
 
     def __init__(self, listening):
         self.taken, self.busy, self.transactions = [], True, []
-        self._socket = listening
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__(listening=listening)
 
-    def close(self):
-        self._socket.close()
-
-    def _accept(self):
-        while True:
-            try:
-                connection, _ = self._socket.accept()
-            except OSError:
+    def talk(self, connection):
+        """One session."""
+        lines = connection.makefile("rb")
+        connection.sendall(b"220 boxes.test LMTP\r\n")
+        to = []
+        for line in lines:
+            verb = line[:4].upper()
+            if verb == b"LHLO":
+                connection.sendall(b"250-boxes.test\r\n250-PIPELINING\r\n250 8BITMIME\r\n")
+            elif verb == b"MAIL":
+                to = []
+                connection.sendall(b"250 2.1.0 ok\r\n")
+            elif verb == b"RCPT":
+                to.append(line[line.index(b"<") + 1 : line.index(b"@")].decode())
+                connection.sendall(b"250 2.1.5 ok\r\n")
+            elif verb == b"DATA":
+                connection.sendall(b"354 go\r\n")
+                octets = b"".join(iter(lambda: next(lines), b".\r\n"))
+                self.transactions.append(tuple(to))
+                for name in to:
+                    connection.sendall(self._answer(name, octets))
+            elif verb == b"QUIT":
+                connection.sendall(b"221 2.0.0 bye\r\n")
                 return
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection):
-        with connection, contextlib.suppress(ConnectionError):
-            lines = connection.makefile("rb")
-            connection.sendall(b"220 boxes.test LMTP\r\n")
-            to = []
-            for line in lines:
-                verb = line[:4].upper()
-                if verb == b"LHLO":
-                    connection.sendall(b"250-boxes.test\r\n250-PIPELINING\r\n250 8BITMIME\r\n")
-                elif verb == b"MAIL":
-                    to = []
-                    connection.sendall(b"250 2.1.0 ok\r\n")
-                elif verb == b"RCPT":
-                    to.append(line[line.index(b"<") + 1 : line.index(b"@")].decode())
-                    connection.sendall(b"250 2.1.5 ok\r\n")
-                elif verb == b"DATA":
-                    connection.sendall(b"354 go\r\n")
-                    octets = b"".join(iter(lambda: next(lines), b".\r\n"))
-                    self.transactions.append(tuple(to))
-                    for name in to:
-                        connection.sendall(self._answer(name, octets))
-                elif verb == b"QUIT":
-                    connection.sendall(b"221 2.0.0 bye\r\n")
-                    return
-                else:
-                    connection.sendall(b"502 5.5.1 what\r\n")
+            else:
+                connection.sendall(b"502 5.5.1 what\r\n")
 
     def _answer(self, name, octets):
         if name == "full":

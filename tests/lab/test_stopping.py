@@ -1,6 +1,5 @@
 """SIGTERM while a delivery waits for its last word: it is waited for, for a time, and the message is not sent twice."""
 
-import contextlib
 import json
 import signal
 import smtplib
@@ -21,23 +20,22 @@ class Slow(Recorder):
         self.dots, self.seen, self.say = 0, threading.Event(), threading.Event()
         super().__init__(address, port)
 
-    def _serve(self, connection):
-        with connection, contextlib.suppress(ConnectionError):
-            connection.sendall(b"220 slow.test ESMTP\r\n")
-            data = False
-            for line in connection.makefile("rb"):
-                if data:
-                    data = line != b".\r\n"
-                    if not data:
-                        self.dots += 1
-                        self.seen.set()
-                        self.say.wait(30)
-                        connection.sendall(b"250 2.0.0 taken\r\n")
-                elif line.upper().startswith(b"DATA"):
-                    data = True
-                    connection.sendall(b"354 go\r\n")
-                else:
-                    connection.sendall(b"250 ok\r\n")
+    def talk(self, connection):
+        connection.sendall(b"220 slow.test ESMTP\r\n")
+        data = False
+        for line in connection.makefile("rb"):
+            if data:
+                data = line != b".\r\n"
+                if not data:
+                    self.dots += 1
+                    self.seen.set()
+                    self.say.wait(30)
+                    connection.sendall(b"250 2.0.0 taken\r\n")
+            elif line.upper().startswith(b"DATA"):
+                data = True
+                connection.sendall(b"354 go\r\n")
+            else:
+                connection.sendall(b"250 ok\r\n")
 
 
 @pytest.fixture

@@ -1,12 +1,11 @@
 """An HTTPS server on a loopback address, in threads of its own; it answers every request with what it was told."""
 
-import contextlib
-import socket
 import ssl
-import threading
+
+from tests.threaded import ThreadedServer
 
 
-class WebServer:
+class WebServer(ThreadedServer):
     """Listens at once; `requests` keeps (name asked for in SNI, header section, body) of each."""
 
     def __init__(self, address, files, port=0):
@@ -14,10 +13,7 @@ class WebServer:
         self.hangs = False  # after the answer, instead of closing
         self.requests = []
         self.present(files)
-        self._over = threading.Event()
-        self._socket = socket.create_server((address, port))
-        self.address, self.port = self._socket.getsockname()
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__(address, port)
 
     def present(self, files):
         """Show this certificate from now on."""
@@ -25,26 +21,9 @@ class WebServer:
         self._context.load_cert_chain(files.chain, files.key)
         self._context.sni_callback = lambda tls, name, _: setattr(tls, "asked_for", name)
 
-    def close(self):
-        self._over.set()
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread in accept()
-        self._socket.close()
-
-    def _accept(self):
-        while True:
-            try:
-                connection, _ = self._socket.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._guarded, args=(connection,), daemon=True).start()
-
-    def _guarded(self, connection):
+    def talk(self, connection):
+        """One request."""
         connection.settimeout(10)
-        with contextlib.suppress(OSError, ValueError), connection:
-            self._serve(connection)
-
-    def _serve(self, connection):
         with self._context.wrap_socket(connection, server_side=True) as tls:
             octets = b""
             while b"\r\n\r\n" not in octets:
@@ -57,7 +36,7 @@ class WebServer:
             self.requests.append((tls.asked_for, head, body))
             tls.sendall(self.answer)
             if self.hangs:
-                self._over.wait(10)
+                self.over.wait(10)
 
     def _more(self, tls):
         octets = tls.recv(65536)

@@ -1,14 +1,13 @@
 """A mail server that misbehaves as told, at any step, and keeps every octet it was sent, in the clear and in TLS."""
 
-import contextlib
-import socket
 import ssl
-import threading
+
+from tests.threaded import ThreadedServer
 
 GOOD = ("PIPELINING", "8BITMIME", "SMTPUTF8", "DSN", "SIZE 100000000")
 
 
-class FakeMX:
+class FakeMX(ThreadedServer):
     """Listens on a loopback address in threads of its own. Options say how it behaves.
 
     `clear` and `inside`: keywords of EHLO before and in TLS. `files`: a certificate of tests/lab/ca. `replies`: verb to
@@ -21,32 +20,12 @@ class FakeMX:
     def __init__(self, address="127.0.0.1", port=0, **options):
         self.options = {"clear": ("STARTTLS", *GOOD), "inside": (*GOOD, "REQUIRETLS"), "files": None, "replies": {}}
         self.options |= options
-        self.clear, self.tls, self.messages, self.connections, self.verbs = b"", b"", [], 0, []
+        self.clear, self.tls, self.messages, self.verbs = b"", b"", [], []
         self.server_names = []
-        self.over = threading.Event()
-        self._socket = socket.create_server((address, port))
-        self.address, self.port = self._socket.getsockname()
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__(address, port)
 
-    def close(self):
-        self.over.set()
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread in accept()
-        self._socket.close()
-
-    def _accept(self):
-        while True:
-            try:
-                connection, _ = self._socket.accept()
-            except OSError:
-                return
-            self.connections += 1
-            threading.Thread(target=self._guarded, args=(connection,), daemon=True).start()
-
-    def _guarded(self, connection):
-        with contextlib.suppress(OSError, ValueError):
-            _Dialogue(self, connection).run()
-        connection.close()
+    def talk(self, connection):
+        _Dialogue(self, connection).run()
 
 
 class _Dialogue:
@@ -141,16 +120,16 @@ class _Dialogue:
         if not reply.startswith("220"):
             return True
         if self.mx.options.get("break_handshake"):
-            self.connection.recv(100)
+            # Not all of it: the connection ends with a reset.
+            self.mx.clear += self.connection.recv(100)
             return False
         self.secured()
         return True
 
     def secured(self):
         if self.mx.options.get("stall"):
-            while self.connection.recv(100):
-                pass
-            raise ConnectionError
+            while True:
+                self.more()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         if "maximum" in self.mx.options:
             context.set_ciphers("ALL:@SECLEVEL=0")
