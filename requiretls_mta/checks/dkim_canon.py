@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import attrs
 
@@ -16,8 +16,6 @@ from requiretls_mta.message.header import Field
 
 _BLANKS = re.compile(rb"[ \t]+")
 _PIECE = b"\r\n" * 8192
-
-Sink = Callable[[bytes], object]
 
 
 def canonical_field(raw: bytes, *, relaxed: bool) -> bytes:

@@ -19,10 +19,6 @@ class StoreFull(Exception):
     """The store takes no message now: no space left, or its limit reached. Answered 452 4.3.1."""
 
 
-class StoreError(Exception):
-    """The store cannot be used; the message names it and says why."""
-
-
 @attrs.frozen(kw_only=True)
 class Entry:
     """One recipient of a queued message and how it stands."""
@@ -49,8 +45,6 @@ class Lease:
     message: Message
     entries: tuple[Entry, ...]
     """The recipients to attempt: queued and due."""
-    fence: int = 0
-    """Grows with every lease; a store shared by nodes refuses the settlement of an outlived one."""
 
 
 @attrs.frozen(kw_only=True)

@@ -19,7 +19,8 @@ from requiretls_mta.service.config_types import StoreURL
 _LATER: dict[Path_, Callable[[Config], bool]] = {
     ("workers",): lambda config: config.workers != 1,
     ("dkim", "sign"): lambda config: bool(config.dkim.sign),
-    ("store",): lambda config: config.store.url != "",
+    ("store", "url"): lambda config: config.store.url != "",
+    ("store", "node"): lambda config: config.store.node != config.hostname,
     ("web",): lambda config: config.web.endpoint is not None,
 }
 """Keys whose capability is not built yet, and whether what they say asks for it."""

@@ -525,6 +525,9 @@ def test_keys_without_effect_are_named(tmp_path):
     """Only what was set and asks for something that is not built yet."""
     text = "workers = 2\n[dane]\nenabled = true\n[mta_sts]\nenabled = false\n[relay]\nport = 25"
     assert without_effect(load_config(write(tmp_path, text))) == ["workers"]
+    text = '[web]\nendpoint = "tcp:8025"\n[store]\nnode = "a"'
+    assert without_effect(load_config(write(tmp_path, text))) == ["web.endpoint", "store.node"]
+    assert without_effect(load_config(write(tmp_path, '[web]\nendpoint = ""\n[store]\nurl = ""'))) == []
     assert without_effect(load_config()) == []
 
 

@@ -1,6 +1,8 @@
 """What a walk over hosts that would all not do comes to."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from requiretls_mta.message.outcome import Cause, Step
 from requiretls_mta.message.reply import Reply
@@ -32,3 +34,29 @@ def test_what_all_causes_come_to(causes, code, enhanced):
     reply = conclude(causes)
     assert (reply.code, reply.enhanced) == (code, enhanced)
     assert causes[0].host in reply.text or causes[-1].host in reply.text
+
+
+CAUSES = st.lists(
+    st.builds(
+        cause,
+        st.sampled_from([step for step in Step if step is not Step.TRANSACTION]),
+        temporary=st.booleans(),
+        reply=st.none(),
+        host=st.sampled_from("abc"),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(CAUSES)
+def test_a_host_that_was_not_heard_is_never_a_permanent_refusal(causes):
+    """No definite no of one host speaks for another; and where all have said no, nobody waits."""
+    reply = conclude(causes)
+    definite = {one.host for one in causes if not one.temporary}
+    if {one.host for one in causes} - definite:
+        assert reply.is_temporary, causes
+    if all(not one.temporary or (one.step is Step.CONNECT and one.host in definite) for one in causes):
+        assert reply.is_permanent, causes
+    keyword = any(one.step is Step.REQUIRETLS and not one.temporary for one in causes)
+    assert reply.is_temporary or (reply.enhanced == "5.7.30") == keyword, causes
