@@ -26,8 +26,6 @@ from requiretls_mta.queue.schema import migrate
 from requiretls_mta.queue.settings import QueueSettings
 from requiretls_mta.queue.store import Lease, Row, StoreFull
 
-_PAGE = 200
-"""Messages read at once where all are wanted."""
 _STEP = 1.0
 """Seconds by which the clock must have gone back before the queue's times follow it."""
 
@@ -287,7 +285,7 @@ class Shard:
     # --- the tool's verbs ---------------------------------------------------------------------------------------------
     def rows(self) -> tuple[Row, ...]:
         """All queued messages, by id."""
-        return tuple(read_rows(self._find))
+        return tuple(tables.read_rows(self._find))
 
     def message(self, message_id: str) -> Message | None:
         """One queued message, to show it."""
@@ -352,8 +350,8 @@ class Shard:
     def _octets(self, message_id: str, offset: int, length: int) -> bytes:
         return tables.octets(self._db, message_id, offset, length)
 
-    def _transaction(self) -> _Transaction:
-        return _Transaction(self._db)
+    def _transaction(self) -> tables.Transaction:
+        return tables.Transaction(self._db)
 
     @contextlib.contextmanager
     def _unsynced(self) -> Iterator[None]:
@@ -376,43 +374,3 @@ class Shard:
                 return files.full_or_same(error, self.folder)
             case _:
                 return error
-
-
-class _Transaction:
-    """BEGIN and COMMIT around a block; whatever goes wrong, COMMIT included, the connection is usable afterwards."""
-
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self._db = db
-
-    def __enter__(self) -> None:
-        self._db.execute("BEGIN IMMEDIATE")
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None:
-                self._db.execute("COMMIT")
-        finally:
-            # After some errors SQLite has rolled back by itself.
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-
-
-def read_rows(find: Callable[..., list[tables.Found]]) -> Iterator[Row]:
-    """Every message as the tool shows it, by id, read page by page."""
-    last = ""
-    while page := find("WHERE id > ? ORDER BY id LIMIT ?", last, _PAGE):
-        last = page[-1].message.id
-        for found in page:
-            message = found.message
-            sender, tag = message.envelope.sender, message.envelope.tag
-            yield Row(
-                id=message.id,
-                sender="" if sender is None else str(sender),
-                size=message.size,
-                received=message.received,
-                tag=None if tag is None else tag.value,
-                held=found.held,
-                entries=found.entries,
-            )

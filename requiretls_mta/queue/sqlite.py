@@ -22,7 +22,7 @@ from requiretls_mta.queue.changes import Accept, Settle, encode, encode_settleme
 from requiretls_mta.queue.files import FileBody
 from requiretls_mta.queue.lane import Lane
 from requiretls_mta.queue.settings import QueueSettings
-from requiretls_mta.queue.shard import Shard, read_rows
+from requiretls_mta.queue.shard import Shard
 from requiretls_mta.queue.store import BodyWriter, Entry, IQueueStore, Lease, Row, Settlement, StoreFull
 
 _COPY = 8 * 1024 * 1024
@@ -263,7 +263,7 @@ class SQLiteStore:
     # --- the tool's verbs ---------------------------------------------------------------------------------------------
     def rows(self) -> Deferred[tuple[Row, ...]]:
         """All queued messages, by id."""
-        return self._reading.submit(lambda: tuple(read_rows(self._find)))
+        return self._reading.submit(lambda: tuple(tables.read_rows(self._find)))
 
     def message(self, message_id: str) -> Deferred[Message | None]:
         """One queued message, to show it."""

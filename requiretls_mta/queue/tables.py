@@ -6,8 +6,9 @@ import functools
 import itertools
 import json
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import attrs
@@ -16,8 +17,10 @@ from requiretls_mta.message.ports import Body
 from requiretls_mta.message.stored import Message
 from requiretls_mta.queue import codec
 from requiretls_mta.queue.files import FileBody
-from requiretls_mta.queue.store import Entry
+from requiretls_mta.queue.store import Entry, Row
 
+_PAGE = 200
+"""Messages read at once where all are wanted."""
 ROWS = 128
 """Messages of one INSERT: its parse tree is kept for the next group of the same size."""
 PENDING = "state NOT IN ('delivered', 'failed')"
@@ -78,6 +81,27 @@ def connect(path: Path) -> sqlite3.Connection:
     return db
 
 
+class Transaction:
+    """BEGIN and COMMIT around a block; whatever goes wrong, COMMIT included, the connection is usable afterwards."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._db.execute("COMMIT")
+        finally:
+            # After some errors SQLite has rolled back by itself.
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+
+
 def enter(db: sqlite3.Connection, messages: Sequence[Sequence[Any]]) -> None:
     """Insert messages with their recipients and bodies (columns of the view `entering`), up to `ROWS` a statement."""
     for start in range(0, len(messages), ROWS):
@@ -126,3 +150,22 @@ def _found(row: list[Any], entries: tuple[Entry, ...], bodies: Bodies) -> Found:
     body: Body = FileBody(bodies.folder / message_id, size) if in_file else BlobBody(bodies.octets, message_id, size)
     message = codec.read_message(row, body, tuple(entry.recipient for entry in entries))
     return Found(seq, message, entries, held, in_file)
+
+
+def read_rows(find: Callable[..., list[Found]]) -> Iterator[Row]:
+    """Every message as the tool shows it, by id, read page by page."""
+    last = ""
+    while page := find("WHERE id > ? ORDER BY id LIMIT ?", last, _PAGE):
+        last = page[-1].message.id
+        for found in page:
+            message = found.message
+            sender, tag = message.envelope.sender, message.envelope.tag
+            yield Row(
+                id=message.id,
+                sender="" if sender is None else str(sender),
+                size=message.size,
+                received=message.received,
+                tag=None if tag is None else tag.value,
+                held=found.held,
+                entries=found.entries,
+            )

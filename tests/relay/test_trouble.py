@@ -109,9 +109,9 @@ class Trouble(Walking):
     @inlineCallbacks
     def test_c26_the_handshake_never_ends(self):
         """Tagged: the next host, alone deferred."""
-        self.mx(1, stall=True)
-        second = self.mx(2)
+        first, second = self.mx(1, stall=True), self.mx(2)
         got = yield self.one(message(), approved=[second])
+        assert b"STARTTLS\r\n\x16\x03" in first.clear  # all that it was sent was looked at for the message
         assert isinstance(got, Delivered) and got.host == "mx2.there.test"
         got = yield self.one(message(), "secret-rcpt@one.test", approved=[second])
         assert isinstance(got, Postponed) and got.causes[0].step is Step.STARTTLS, got
