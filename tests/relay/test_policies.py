@@ -275,6 +275,17 @@ class STS(OfPolicies):
         assert told["policy_mx"] == ("mx1.there.test",) and told["policy_strings"] == ("mode: enforce",)
 
     @inlineCallbacks
+    def test_c30_a_policy_may_list_the_domain_itself(self):
+        """No MX records, and nothing signed: 5.7.10, unless the policy lists the domain's own name."""
+        self.resolver.table["alone.test", "MX"] = {"status": Status.INSECURE, "rcode": "NOERROR"}
+        self.resolver.table["alone.test", "A"] = self.resolver.table["mx1.there.test", "A"]
+        first, to = self.mx(files=self.ca.host("alone.test")), "secret-rcpt@alone.test"
+        assert (yield self.one(message(), to)).reply.enhanced == "5.7.10"
+        self.policy("enforce", "alone.test", domains=("alone.test",))
+        got = yield self.one(message(), to, approved=[first])
+        assert isinstance(got, Delivered) and got.security.mx_security == "mta-sts", got
+
+    @inlineCallbacks
     def test_c07_only_one_that_is_enforced(self):
         """Testing and none do not vouch; testing does where the operator says so."""
         first = self.mx()

@@ -1,5 +1,9 @@
 """The walk over MX hosts, against servers that misbehave at every step: client scenarios of REQUIRETLS, numbered."""
 
+import shutil
+import socket
+import tempfile
+
 import attrs
 from twisted.internet.defer import inlineCallbacks
 
@@ -12,7 +16,7 @@ from requiretls_mta.message.profile import Profile
 from requiretls_mta.relay.static_routes import parse_route
 from requiretls_mta.tls.policy import Level, Policies
 from tests.relay.walking import FIRST, OCTETS, Walking, message
-from tests.smtp.fake_mx import GOOD
+from tests.smtp.fake_mx import GOOD, FakeMX
 
 
 class Walk(Walking):
@@ -187,10 +191,13 @@ class Walk(Walking):
     @inlineCallbacks
     def test_c39_sessions_of_optional_mail_are_its_own(self):
         """What was opened for `TLS-Required: No` carries nothing else."""
-        first = self.mx()
-        yield self.one(message(Tag.OPTIONAL))
-        yield self.one(message(None))
-        assert first.connections == 2
+        for tag in (None, Tag.REQUIRED):
+            self.manager.close()
+            first = self.mx()
+            yield self.one(message(Tag.OPTIONAL, b"\r\n", sender="other@here.test"), "r@there.test")
+            got = yield self.one(message(tag), approved=[first])
+            assert isinstance(got, Delivered) and first.connections == 2, (tag, got)
+            self.drop(first)
 
     @inlineCallbacks
     def test_c41_c42_tls_optional(self):
@@ -234,6 +241,21 @@ class Walk(Walking):
         self.manager.close()
         self.mx(lmtp=True, inside=GOOD)
         assert (yield self.one(message())).reply.enhanced == "5.7.30"
+
+    @inlineCallbacks
+    def test_c48_a_socket_on_this_machine_is_the_end_of_the_way(self):
+        """RFC 8689 4.4: a tagged message goes over a UNIX socket, where there is no TLS and no keyword."""
+        path = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, path)
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(f"{path}/lmtp")
+        listening.listen()
+        boxes = FakeMX(listening=listening, lmtp=True, clear=GOOD)
+        self.addCleanup(boxes.close)
+        self.lookup = attrs.evolve(self.lookup, static={"*": parse_route(f"lmtp:unix:{path}/lmtp")})
+        got = yield self.one(message())
+        assert isinstance(got, Delivered) and boxes.messages == [OCTETS], got
+        assert "STARTTLS" not in boxes.verbs and b"REQUIRETLS" not in boxes.clear
 
     @inlineCallbacks
     def test_c49_levels(self):
@@ -331,8 +353,24 @@ class Walk(Walking):
         assert got.host == "mx2.there.test"
 
     @inlineCallbacks
+    def test_c52_utf8_is_judged_behind_the_promise(self):
+        """The host keeps promises but has no SMTPUTF8: the next host; alone 5.6.7; 5.7.30 comes before it."""
+        to = "secret-rcpt-ä@there.test"
+        first, second = self.mx(1, inside=("8BITMIME", "REQUIRETLS")), self.mx(2)
+        got = yield self.one(message(smtputf8=True), to, approved=[second])
+        assert isinstance(got, Delivered) and got.host == "mx2.there.test", got
+        assert b" SMTPUTF8" in second.tls and first.messages == []
+        got = yield self.one(message(smtputf8=True), to.replace("there", "one"), approved=[second])
+        assert isinstance(got, Failed) and got.reply.enhanced == "5.6.7", got
+        self.drop(first)
+        self.manager.close()
+        self.mx(1, inside=("8BITMIME",))
+        got = yield self.one(message(smtputf8=True), to.replace("there", "one"), approved=[second])
+        assert isinstance(got, Failed) and got.reply.enhanced == "5.7.30", got
+
+    @inlineCallbacks
     def test_8bit_and_utf8(self):
-        """C52: 5.6.3 and 5.6.7 where the host cannot; 7-bit goes as it is; domains as A-labels."""
+        """5.6.3 and 5.6.7 where the host cannot; 7-bit goes as it is; domains as A-labels."""
         self.mx(clear=("PIPELINING",))
         eight = message(None, b"Subject: x\r\n\r\n\xc3\xa4\r\n", body="8BITMIME")
         assert (yield self.one(eight, "r@one.test")).reply.enhanced == "5.6.3"

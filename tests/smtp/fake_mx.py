@@ -15,6 +15,7 @@ class FakeMX(ThreadedServer):
     reply it hangs up. `starttls`: its reply, and `behind` what comes in the same segment; `maximum`: its only TLS
     version. `early`: a reply behind 354, or none, after which it reads nothing more. `stall`: it never shakes hands.
     The reply to AUTH is a tuple: one behind another, each 334 waiting for a line. `implicit`: TLS from the first octet.
+    `listening`: a socket to use in place of the address, such as a UNIX one.
     """
 
     def __init__(self, address="127.0.0.1", port=0, **options):
@@ -22,7 +23,7 @@ class FakeMX(ThreadedServer):
         self.options |= options
         self.clear, self.tls, self.messages, self.verbs = b"", b"", [], []
         self.server_names = []
-        super().__init__(address, port)
+        super().__init__(address, port, listening=options.get("listening"))
 
     def talk(self, connection):
         _Dialogue(self, connection).run()
