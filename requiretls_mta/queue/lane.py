@@ -21,9 +21,9 @@ Job = TypeVar("Job")
 After = Callable[[Any, bool], None]
 """Told a job's result, and whether somebody still waits for it."""
 
-_PATIENCE = 0.002
+_PATIENCE = 0.005
 """Seconds before the reactor thread first pauses for a group; most are done by then."""
-_EVERY = 0.0005
+_EVERY = 0.001
 _PAUSE = 50e-6
 
 
