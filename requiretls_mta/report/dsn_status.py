@@ -112,7 +112,8 @@ def _original_recipient(recipient: Recipient, *, utf8: bool) -> str:
         shown = quote(_EMBEDDED.sub(_character, address)) if utf8 else embed(address, "")
     else:
         shown = _ascii(quote(decode(address))) if address.isascii() else embed(address)
-    return f"{quote(kind)};{shown}"
+    # A blank at an end would be taken for folding and lost: such an address stays in the form in which it came.
+    return f"{quote(kind)};{shown if shown == shown.strip() else quote(address)}"
 
 
 def _character(embedded: re.Match[str]) -> str:
