@@ -2,8 +2,8 @@
 
     python bench/memory.py
 
-Prints MiB of the server's process (PSS for the connections, the peak of RSS for the message) above what it has when
-idle. The message is relayed on to a second instance, which delivers it into a Maildir.
+Prints MiB of the server's processes (PSS for the connections, the peaks of RSS for the message) above what they have
+when idle. The message is relayed on to a second instance, which delivers it into a Maildir.
 """
 
 import argparse
@@ -24,16 +24,22 @@ ADDRESS, NEXT = "127.0.0.51", "127.0.0.52"
 MIB = 1024 * 1024
 
 
+def family(pid):
+    """The process and its children."""
+    children = [text for path in Path(f"/proc/{pid}/task").glob("*/children") for text in path.read_text().split()]
+    return [pid, *map(int, children)]
+
+
 def pss(pid):
-    """Proportional set size in MiB."""
-    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    return int(re.search(r"^Pss:\s+(\d+)", text, re.MULTILINE).group(1)) / 1024
+    """Proportional set size in MiB, of the process and its children."""
+    texts = [Path(f"/proc/{one}/smaps_rollup").read_text() for one in family(pid)]
+    return sum(int(re.search(r"^Pss:\s+(\d+)", text, re.MULTILINE).group(1)) for text in texts) / 1024
 
 
 def peak(pid):
-    """The most that was ever resident, in MiB."""
-    text = Path(f"/proc/{pid}/status").read_text()
-    return int(re.search(r"^VmHWM:\s+(\d+)", text, re.MULTILINE).group(1)) / 1024
+    """The most that was ever resident, in MiB, of the process and its children each."""
+    texts = [Path(f"/proc/{one}/status").read_text() for one in family(pid)]
+    return sum(int(re.search(r"^VmHWM:\s+(\d+)", text, re.MULTILINE).group(1)) for text in texts) / 1024
 
 
 async def idle(port, count, look):

@@ -33,7 +33,7 @@ from requiretls_mta.message.address import Address
 from requiretls_mta.message.content import Content
 from requiretls_mta.message.envelope import Envelope, Recipient
 from requiretls_mta.message.stored import BytesBody, Message
-from requiretls_mta.queue import lane, schema, tables
+from requiretls_mta.queue import lane, schema, writing
 from requiretls_mta.queue.changes import Accept, Group, encode
 from requiretls_mta.queue.shard import Shard
 from requiretls_mta.queue.sqlite import SQLiteStore
@@ -62,11 +62,11 @@ def new_message(message_id, octets):
 
 
 class Plain:
-    """The two other forms, on the same tables."""
+    """The two other forms, on the same writing."""
 
     def __init__(self, reactor, folder, *, inserts_here):
         self.reactor, self.folder, self.inserts_here = reactor, folder, inserts_here
-        self.db = tables.connect(folder / "queue.db")
+        self.db = writing.connect(str(folder / "queue.db"))
         self.db.execute("PRAGMA page_size = 8192").close()
         self.db.execute("PRAGMA journal_mode = WAL").close()
         self.db.execute("PRAGMA wal_autocheckpoint = 2000").fetchall()

@@ -71,6 +71,19 @@ class Envelope:
     size: int | None = None
     """The SIZE that MAIL declared, in octets (RFC 1870)."""
 
+    def to(self, recipients: tuple[Recipient, ...]) -> Envelope:
+        """The same envelope for these recipients."""
+        return Envelope(
+            sender=self.sender,
+            recipients=recipients,
+            tag=self.tag,
+            body=self.body,
+            smtputf8=self.smtputf8,
+            ret=self.ret,
+            envid=self.envid,
+            size=self.size,
+        )
+
     @property
     def reverse_path(self) -> str:
         """The sender as text, empty where there is none."""

@@ -12,6 +12,7 @@ from requiretls_mta.message.stored import Message
 from requiretls_mta.queue import codec
 from requiretls_mta.queue.files import FileBody
 from requiretls_mta.queue.store import Settlement
+from requiretls_mta.queue.writing import LEASED, Changes
 
 
 @attrs.frozen
@@ -37,6 +38,11 @@ class Accept:
     rows: tuple[Rows, ...]
     lease: bool = False
 
+    @property
+    def entering(self) -> tuple[Rows, ...]:
+        """New messages."""
+        return self.rows
+
 
 @attrs.frozen
 class Settle:
@@ -46,6 +52,11 @@ class Settle:
     settled: tuple[tuple[int, str, int, str, int, str], ...]
     """Number, state, next attempt, last reply, whether the delay was reported, and earlier attempts."""
     offspring: tuple[Rows, ...] = ()
+
+    @property
+    def entering(self) -> tuple[Rows, ...]:
+        """New messages."""
+        return self.offspring
 
 
 Change = Accept | Settle
@@ -114,11 +125,17 @@ class Group:
         self.removed: list[int] = []
         self.ended: list[str] = []
         self.unlinked: list[str] = []
+        self.latest = 0
+
+    @property
+    def changes(self) -> Changes:
+        """What is done to the tables."""
+        return self.messages, self.updates, self.updated, self.removed, self.latest
 
     def add(self, rows: Rows, *, lease: bool) -> None:
         """A new message."""
         self.seq += 1
-        due = (codec.LEASED,) if lease else rows.columns[-1:]
+        due = (LEASED,) if lease else rows.columns[-1:]
         self.messages.append((self.seq, *rows.columns[:-1], *due, rows.recipients, rows.octets))
         if lease:
             self.leases[rows.id] = Leased(self.seq, frozenset(range(rows.count)), rows.octets is None)

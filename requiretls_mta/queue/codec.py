@@ -18,6 +18,7 @@ from requiretls_mta.message.outcome import Deferred, Delivered, Failed, Tried
 from requiretls_mta.message.ports import Body
 from requiretls_mta.message.stored import Message
 from requiretls_mta.queue.store import Entry, Settled
+from requiretls_mta.queue.writing import NEVER
 
 UNTAGGED = "none"
 """Written out, so that a value that got lost is not taken for the absence of a tag."""
@@ -25,7 +26,7 @@ SETTLED = ("delivered", "failed")
 """The states that are final; every other one means that the recipient is still to be attempted."""
 _TAGS: dict[Any, Tag | None] = {UNTAGGED: None, "optional": Tag.OPTIONAL, "required": Tag.REQUIRED}
 _REPLY_LIMIT = 512
-_LATEST = 4e12
+_LATEST = NEVER / 1e6
 
 
 # --- times --------------------------------------------------------------------------------------------------------
@@ -34,12 +35,6 @@ def write_time(seconds: float) -> int:
     if math.isnan(seconds):
         return 0
     return round(min(max(seconds, 0.0), _LATEST) * 1e6)
-
-
-NEVER = write_time(math.inf)
-"""Due never: nobody is left to be attempted."""
-LEASED = NEVER + 1
-"""Due when the lease ends; at the latest when the queue is opened anew."""
 
 
 def read_time(micros: Any) -> float:

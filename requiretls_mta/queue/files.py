@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from requiretls_mta.message.stored import CHUNK
 from requiretls_mta.queue.ids import is_id
 from requiretls_mta.queue.store import StoreFull
 
+LOCK_PATIENCE = 2.0
+"""Seconds that a queue whose service was killed may still be written to."""
 _PART = ".part"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -68,15 +71,21 @@ def sync_folder(path: Path) -> None:
 
 
 def lock(path: Path) -> int:
-    """Take the lock and return its descriptor, to be closed; raises `StoreLocked`."""
+    """Take the lock and return its descriptor, to be closed; raises `StoreLocked` after `LOCK_PATIENCE`."""
     fd = private_file(path, os.O_RDWR)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = os.read(fd, 32).decode("ascii", "replace").strip()
-        os.close(fd)
-        by = f"process {owner}" if owner.isdigit() else "another process"
-        raise StoreLocked(f"{path}: {by} works on this queue") from None
+    deadline = time.monotonic() + LOCK_PATIENCE
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() < deadline:
+                time.sleep(0.02)
+                continue
+            owner = os.read(fd, 32).decode("ascii", "replace").strip()
+            os.close(fd)
+            by = f"process {owner}" if owner.isdigit() else "another process"
+            raise StoreLocked(f"{path}: {by} works on this queue") from None
     os.ftruncate(fd, 0)
     os.write(fd, b"%d\n" % os.getpid())
     return fd

@@ -37,12 +37,20 @@ _Submitted = tuple[Job, Deferred[Any], After | None]
 class Lane(Generic[Job]):
     """Runs `work(jobs)` in a thread of its own; it returns one result for each job, an exception for what failed.
 
-    `reactor` provides IReactorTime and IReactorFromThreads.
+    `elsewhere` is asked first, and not in the thread: it may do a group itself, and fire with the results, or None if
+    the thread has to do it after all. `reactor` provides IReactorTime and IReactorFromThreads.
     """
 
-    def __init__(self, reactor: Any, name: str, work: Callable[[Sequence[Job]], Sequence[Any]]) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        name: str,
+        work: Callable[[Sequence[Job]], Sequence[Any]],
+        elsewhere: Callable[[Sequence[Job]], Deferred[Sequence[Any] | None] | None] = lambda _: None,
+    ) -> None:
         self._reactor = reactor
         self._work = work
+        self._elsewhere = elsewhere
         self._groups: SimpleQueue[list[_Submitted[Job]] | None] = SimpleQueue()
         self._waiting: list[_Submitted[Job]] = []
         self._busy = False
@@ -82,6 +90,13 @@ class Lane(Generic[Job]):
             return
         group, self._waiting = self._waiting, []
         self._busy = True
+        results = self._elsewhere([job for job, _, _ in group])
+        if results is None:
+            self._in_thread(group)
+        else:
+            results.addCallback(lambda done: self._in_thread(group) if done is None else self._done(group, done))
+
+    def _in_thread(self, group: list[_Submitted[Job]]) -> None:
         self._pause = self._reactor.callLater(_PATIENCE, self._let_run)
         self._groups.put(group)
 

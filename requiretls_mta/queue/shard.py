@@ -19,12 +19,13 @@ from types import TracebackType
 from typing import Any
 
 from requiretls_mta.message.stored import Message
-from requiretls_mta.queue import codec, files, tables
-from requiretls_mta.queue.changes import Accept, Change, Group, Leased, Rows, Settle
+from requiretls_mta.queue import codec, files, tables, writing
+from requiretls_mta.queue.changes import Accept, Change, Group, Leased, Settle
 from requiretls_mta.queue.ids import EPOCHS, TICK, QueueIds, tick_of
 from requiretls_mta.queue.schema import migrate
 from requiretls_mta.queue.settings import QueueSettings
 from requiretls_mta.queue.store import Lease, Row, StoreFull
+from requiretls_mta.queue.writing import LEASED, NEVER, PENDING, SEQS
 
 _STEP = 1.0
 """Seconds by which the clock must have gone back before the queue's times follow it."""
@@ -68,6 +69,12 @@ class Shard:
         """The database."""
         return self.folder / "queue.db"
 
+    @property
+    def lock(self) -> int:
+        """The descriptor that holds the lock."""
+        assert self._lock is not None
+        return self._lock
+
     def open(self) -> None:
         """Create what is missing, lock, migrate, remove what was left half-written.
 
@@ -79,7 +86,7 @@ class Shard:
         try:
             # SQLite gives its other files the mode of this one.
             os.close(files.private_file(self.path, os.O_RDWR))
-            self._db = tables.connect(self.path)
+            self._db = writing.connect(str(self.path))
             try:
                 self._begin()
             except BaseException:
@@ -98,8 +105,8 @@ class Shard:
         try:
             # On a full disk this fails and is not missed: it only keeps ids in order when the clock is set back.
             with contextlib.suppress(sqlite3.Error), self._transaction():
-                self._keep("tick", self._ids.last)
-                self._keep("wall", codec.write_time(self._latest))
+                writing.keep(self._db, "tick", self._ids.last)
+                writing.keep(self._db, "wall", codec.write_time(self._latest))
         finally:
             self._db.close()
             self._unlock()
@@ -108,9 +115,7 @@ class Shard:
         db = self._db
         db.execute("PRAGMA page_size = 8192").close()
         db.execute("PRAGMA journal_mode = WAL").close()
-        # Debian's SQLite overwrites what is deleted, which doubles the cost of every message that leaves the queue.
-        db.execute("PRAGMA secure_delete = OFF").fetchall()
-        db.execute("PRAGMA wal_autocheckpoint = 8000").fetchall()
+        writing.prepare(db)
         migrate(db, str(self.path))
         meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
         # Each maximum in a query of its own: only then does it come from the index.
@@ -120,9 +125,9 @@ class Shard:
         self._seq = max(message or 0, body or 0)
         epoch = (meta.get("epoch", secrets.randbelow(EPOCHS)) + 1) % EPOCHS
         with self._transaction():
-            self._keep("epoch", epoch)
+            writing.keep(self._db, "epoch", epoch)
             # Leases end with the process that held them.
-            self._set_due("due = ?", codec.LEASED)
+            writing.set_due(self._db, "due = ?", LEASED)
         self._ids = QueueIds(self._wall, epoch, max(meta.get("tick", 0), tick_of(newest or "")))
         # After a crash the newest message may be all that tells how late it was.
         self._latest = max(codec.read_time(meta.get("wall", 0)), tick_of(newest or "") * TICK)
@@ -135,9 +140,6 @@ class Shard:
         fd, self._lock = self._lock, None
         if fd is not None:
             os.close(fd)
-
-    def _keep(self, key: str, value: int) -> None:
-        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
     def new_id(self) -> str:
         """A queue id that was never given before."""
@@ -163,23 +165,22 @@ class Shard:
             results[index] = self._try([changes[index]]) if len(good) > 1 else trouble
         return results
 
-    def _try(self, changes: Sequence[Change]) -> Exception | None:
+    def gather(self, changes: Sequence[Change]) -> Group | None:
+        """All changes as one group, to be written by whom it may be and then concluded; None: `apply` has to do it.
+
+        Does not block: what concerns files as well is not for this.
+        """
+        if any(rows.body is not None for change in changes for rows in change.entering):
+            return None
+        ending = [change.id for change in changes if isinstance(change, Settle)]
+        if len(set(ending)) < len(ending) or not self._leased.keys() >= set(ending):
+            return None
         group = Group(self._seq)
-        try:
-            for change in changes:
-                match change:
-                    case Accept():
-                        self._enter(group, change.rows, lease=change.lease)
-                    case Settle():
-                        self._enter(group, change.offspring, lease=False)
-                        group.settle(change, self._leased[change.id])
-            if group.placed:
-                files.sync_folder(self.files.folder)
-            self._write(group)
-        except Exception as error:
-            for message_id in group.placed:
-                self.files.discard(message_id)
-            return self.trouble(error)
+        self._gather(group, changes)
+        return None if group.unlinked else group
+
+    def conclude(self, group: Group) -> None:
+        """The group is in the tables."""
         self._seq = group.seq
         self.commits += 1
         for message_id in group.ended:
@@ -187,51 +188,38 @@ class Shard:
         self._leased |= group.leases
         for message_id in group.unlinked:
             self.files.discard(message_id)
+
+    def has(self, group: Group) -> bool:
+        """Whether the group is in the tables, as far as it cannot be written once more without harm."""
+        seq = [message[0] for message in group.messages[:1]]
+        return bool(seq and self._db.execute("SELECT 1 FROM message WHERE seq = ?", seq).fetchall())
+
+    def _try(self, changes: Sequence[Change]) -> Exception | None:
+        group = Group(self._seq)
+        try:
+            self._gather(group, changes)
+            if group.placed:
+                files.sync_folder(self.files.folder)
+            writing.write(self._db, group.changes)
+        except Exception as error:
+            for message_id in group.placed:
+                self.files.discard(message_id)
+            return self.trouble(error)
+        self.conclude(group)
         return None
 
-    def _enter(self, group: Group, messages: Sequence[Rows], *, lease: bool) -> None:
-        for rows in messages:
-            if rows.body is not None:
-                self.files.place(rows.id, rows.body)
-                group.placed.append(rows.id)
-            group.add(rows, lease=lease)
-
-    def _write(self, group: Group) -> None:
-        db = self._db
-        if len(group.messages) <= tables.ROWS and not group.ended:
-            # One statement is a transaction by itself, and one release of the interpreter's lock.
-            tables.enter(db, group.messages)
-            return
-        with self._transaction():
-            tables.enter(db, group.messages)
-            if group.updates:
-                db.execute(
-                    "UPDATE recipient SET attempts = attempts + 1, state = new.s, next_attempt = new.t,"
-                    " last_reply = new.r, warned = new.w, tried = new.e FROM (SELECT"
-                    " json_extract(value, '$[0]') AS m, json_extract(value, '$[1]') AS n,"
-                    " json_extract(value, '$[2]') AS s, json_extract(value, '$[3]') AS t,"
-                    " json_extract(value, '$[4]') AS r, json_extract(value, '$[5]') AS w,"
-                    " json_extract(value, '$[6]') AS e FROM json_each(?)) AS new"
-                    " WHERE message = new.m AND number = new.n",
-                    (json.dumps(group.updates),),
-                )
-                self._latest = max(self._latest, self._wall())
-                self._keep("wall", codec.write_time(self._latest))
-            if group.updated:
-                self._set_due(f"seq IN {tables.SEQS}", json.dumps(group.updated))
-            if group.removed:
-                self._delete(group.removed)
-
-    def _set_due(self, where: str, *parameters: Any) -> None:
-        # A message without recipients to attempt (there is none, but for damage) must not come up again and again.
-        first = f"SELECT min(next_attempt) FROM recipient WHERE message = seq AND {tables.PENDING}"
-        self._db.execute(f"UPDATE message SET due = coalesce(({first}), {codec.NEVER}) WHERE {where}", parameters)
-
-    def _delete(self, seqs: Sequence[int]) -> None:
-        chosen = (json.dumps(seqs),)
-        self._db.execute(f"DELETE FROM recipient WHERE message IN {tables.SEQS}", chosen)
-        self._db.execute(f"DELETE FROM body WHERE message IN {tables.SEQS}", chosen)
-        self._db.execute(f"DELETE FROM message WHERE seq IN {tables.SEQS}", chosen)
+    def _gather(self, group: Group, changes: Sequence[Change]) -> None:
+        for change in changes:
+            for rows in change.entering:
+                if rows.body is not None:
+                    self.files.place(rows.id, rows.body)
+                    group.placed.append(rows.id)
+                group.add(rows, lease=isinstance(change, Accept) and change.lease)
+            if isinstance(change, Settle):
+                group.settle(change, self._leased[change.id])
+        if group.updates:
+            self._latest = max(self._latest, self._wall())
+            group.latest = codec.write_time(self._latest)
 
     # --- work to be done ----------------------------------------------------------------------------------------------
     def claim(self, limit: int, now: float) -> tuple[Lease, ...]:
@@ -250,8 +238,8 @@ class Shard:
         if leased or wrong:
             with self._unsynced():
                 seqs = json.dumps([one.seq for one in leased.values()])
-                self._db.execute(f"UPDATE message SET due = {codec.LEASED} WHERE seq IN {tables.SEQS}", (seqs,))
-                self._set_due(f"seq IN {tables.SEQS}", json.dumps(wrong))
+                self._db.execute(f"UPDATE message SET due = {LEASED} WHERE seq IN {SEQS}", (seqs,))
+                writing.set_due(self._db, f"seq IN {SEQS}", json.dumps(wrong))
             self._leased |= leased
         return tuple(leases)
 
@@ -260,13 +248,13 @@ class Shard:
         seqs = [self._leased[message_id].seq for message_id in message_ids if message_id in self._leased]
         if seqs:
             with self._unsynced():
-                self._set_due(f"seq IN {tables.SEQS}", json.dumps(seqs))
+                writing.set_due(self._db, f"seq IN {SEQS}", json.dumps(seqs))
         for message_id in message_ids:
             self._leased.pop(message_id, None)
 
     def next_due(self) -> float | None:
         """When the next message that is not leased is due; None when there is none."""
-        chosen = f"SELECT due FROM message WHERE held = 0 AND due < {codec.NEVER} ORDER BY due LIMIT 1"
+        chosen = f"SELECT due FROM message WHERE held = 0 AND due < {NEVER} ORDER BY due LIMIT 1"
         rows = self._db.execute(chosen).fetchall()
         return codec.read_time(rows[0][0]) if rows else None
 
@@ -278,7 +266,7 @@ class Shard:
                 self._db.execute(
                     "UPDATE recipient SET next_attempt = max(next_attempt - ?, 0) WHERE next_attempt > ?", (back, after)
                 )
-                self._set_due(f"due > ? AND due < {codec.NEVER}", after)
+                writing.set_due(self._db, f"due > ? AND due < {NEVER}", after)
             self._latest = now
         self._latest = max(self._latest, now)
 
@@ -325,7 +313,7 @@ class Shard:
         if not found:
             return False
         with self._transaction():
-            self._delete([found[0].seq])
+            writing.delete(self._db, [found[0].seq])
         if found[0].in_file:
             self.files.discard(message_id)
         return True
@@ -334,12 +322,12 @@ class Shard:
         micros = codec.write_time(now)
         with self._transaction():
             self._db.execute(
-                f"UPDATE recipient SET next_attempt = ? WHERE {tables.PENDING}"
+                f"UPDATE recipient SET next_attempt = ? WHERE {PENDING}"
                 f" AND message IN (SELECT seq FROM message WHERE {where})",
                 (micros, *parameters),
             )
             changed = self._db.execute(
-                f"UPDATE message SET due = iif(due = {codec.LEASED}, due, ?) WHERE {where}", (micros, *parameters)
+                f"UPDATE message SET due = iif(due = {LEASED}, due, ?) WHERE {where}", (micros, *parameters)
             )
             return changed.rowcount
 
@@ -350,8 +338,8 @@ class Shard:
     def _octets(self, message_id: str, offset: int, length: int) -> bytes:
         return tables.octets(self._db, message_id, offset, length)
 
-    def _transaction(self) -> tables.Transaction:
-        return tables.Transaction(self._db)
+    def _transaction(self) -> writing.Transaction:
+        return writing.Transaction(self._db)
 
     @contextlib.contextmanager
     def _unsynced(self) -> Iterator[None]:

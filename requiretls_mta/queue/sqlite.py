@@ -1,4 +1,8 @@
-"""The embedded queue on Twisted: a `Shard` in a thread of its own, group commit, body files in another thread."""
+"""The embedded queue on Twisted: a `Shard` in a thread of its own, group commit, body files in another thread.
+
+A service gives the changes that matter most, messages that come and go, to a process beside it (`queue.writer`). The
+thread then does the rest, and everything where that process is missing.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +22,14 @@ from zope.interface import implementer
 from requiretls_mta.message.stored import BytesBody, Message
 from requiretls_mta.queue import tables
 from requiretls_mta.queue.bodies import FileWork, MemoryBudget, Spool, do_file_work
-from requiretls_mta.queue.changes import Accept, Settle, encode, encode_settlement
+from requiretls_mta.queue.changes import Accept, Group, Settle, encode, encode_settlement
 from requiretls_mta.queue.files import FileBody
 from requiretls_mta.queue.lane import Lane
 from requiretls_mta.queue.settings import QueueSettings
 from requiretls_mta.queue.shard import Shard
 from requiretls_mta.queue.store import BodyWriter, Entry, IQueueStore, Lease, Row, Settlement, StoreFull
+from requiretls_mta.queue.writer import Writer
+from requiretls_mta.queue.writing import connect
 
 _COPY = 8 * 1024 * 1024
 """Octets of changes that are copied at once."""
@@ -51,16 +57,20 @@ class SQLiteStore:
         *,
         wall: Callable[[], float],
         settings: QueueSettings | None = None,
+        writer: Writer | None = None,
     ) -> None:
         self._reactor = reactor
         self._settings = settings or QueueSettings()
         self._shard = Shard(folder, wall=wall, settings=self._settings)
         self._budget = MemoryBudget(self._settings.memory)
         self._spools: dict[str, Spool] = {}
-        self._writing: Lane[_Job] = Lane(reactor, "queue", self._write)
+        self._writing: Lane[_Job] = Lane(reactor, "queue", self._write, self._by_writer)
         self._reading: Lane[_Work] = Lane(reactor, "queue reads", _run_each)
         self._filing: Lane[FileWork] = Lane(reactor, "queue bodies", self._do_file_work)
         self._copying: Lane[_Work] = Lane(reactor, "queue checkpoints", _run_each)
+        self._writer = writer
+        self._unsure: Group | None = None
+        """What the writer did not say yes to."""
         self._uncopied = 0
         self._fresh_db: sqlite3.Connection
         self._read_db: sqlite3.Connection
@@ -86,14 +96,18 @@ class SQLiteStore:
         except BaseException:
             await self._stop_lanes()
             raise
+        if self._writer is not None:
+            self._writer.adopt()
 
     def _open_shard(self) -> None:
         self._shard.open()
         # Bodies are read on the reactor thread, like files, in pieces; that takes a connection of its own.
-        self._fresh_db = tables.connect(self._shard.path)
-        self._read_db = tables.connect(self._shard.path)
-        self._copy_db = tables.connect(self._shard.path)
+        self._fresh_db = connect(str(self._shard.path))
+        self._read_db = connect(str(self._shard.path))
+        self._copy_db = connect(str(self._shard.path))
         self._shard.octets = self._octets
+        if self._writer is not None:
+            self._writer.start(self._shard.path, self._shard.lock)
 
     def close(self) -> Deferred[None]:
         """Finish what was begun, then let go of everything. Bodies that nobody accepted are removed."""
@@ -108,6 +122,9 @@ class SQLiteStore:
             timer.cancel()
             attempt()
         await self._filing.stop()
+        if self._writer is not None:
+            await self._writer.stop()
+            await self._copying.submit(self._writer.reap)
         for lane, work in (
             (self._copying, self._copy_db.close),
             (self._reading, self._read_db.close),
@@ -297,9 +314,32 @@ class SQLiteStore:
         """Delete a message without a report; False when there is none, or it is being attempted now."""
         return self._writing.submit(lambda: self._shard.remove(message_id))
 
+    # --- in the process beside this one -------------------------------------------------------------------------------
+    def _by_writer(self, jobs: Sequence[_Job]) -> Deferred[Sequence[Any] | None] | None:
+        """A group of nothing but changes of the tables; whatever is odd about it, the thread finds out."""
+        changes = [job for job in jobs if isinstance(job, Accept | Settle)]
+        if self._writer is None or not self._writer.is_there or len(changes) < len(jobs):
+            return None
+        group = self._shard.gather(changes)
+        if group is None:
+            return None
+
+        def written(problem: str) -> list[None] | None:
+            if problem:
+                self._unsure = group
+                return None
+            self._shard.conclude(group)
+            return [None] * len(jobs)
+
+        return self._writer.write(group.changes).addCallbacks(written, lambda _: written("the writer is gone"))
+
     # --- in the threads -----------------------------------------------------------------------------------------------
     def _write(self, jobs: Sequence[_Job]) -> list[Any]:
         """Everything that is to be stored, in one transaction; then the rest, one by one."""
+        unsure, self._unsure = self._unsure, None
+        if unsure is not None and self._shard.has(unsure):
+            self._shard.conclude(unsure)
+            return [None] * len(jobs)
         changes = [(index, job) for index, job in enumerate(jobs) if isinstance(job, Accept | Settle)]
         results: list[Any] = [None] * len(jobs)
         if changes:

@@ -1,14 +1,11 @@
-"""Statements over many rows at once: a group must not cost a call, and a release of the interpreter lock, per row."""
+"""Reading the tables: many rows at once, for a call, and a release of the interpreter's lock, costs more than a row."""
 
 from __future__ import annotations
 
-import functools
-import itertools
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import attrs
@@ -18,14 +15,10 @@ from requiretls_mta.message.stored import Message
 from requiretls_mta.queue import codec
 from requiretls_mta.queue.files import FileBody
 from requiretls_mta.queue.store import Entry, Row
+from requiretls_mta.queue.writing import SEQS
 
 _PAGE = 200
 """Messages read at once where all are wanted."""
-ROWS = 128
-"""Messages of one INSERT: its parse tree is kept for the next group of the same size."""
-PENDING = "state NOT IN ('delivered', 'failed')"
-SEQS = "(SELECT value FROM json_each(?))"
-"""A list of numbers bound as one JSON text."""
 
 _COLUMNS = (
     "seq, CAST(id AS TEXT), CAST(parent AS TEXT), CAST(origin AS TEXT), CAST(listener AS TEXT),"
@@ -69,50 +62,6 @@ class Bodies:
 
     octets: Callable[[str, int, int], bytes]
     folder: Path
-
-
-def connect(path: Path) -> sqlite3.Connection:
-    """A connection for one thread at a time; transactions are begun explicitly."""
-    db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False, cached_statements=64)
-    # Text is never trusted to be UTF-8: a damaged value must not stop the queue.
-    db.text_factory = lambda octets: octets.decode("utf-8", "replace")
-    db.execute("PRAGMA synchronous = FULL").close()
-    db.execute("PRAGMA cache_size = -8192").close()
-    return db
-
-
-class Transaction:
-    """BEGIN and COMMIT around a block; whatever goes wrong, COMMIT included, the connection is usable afterwards."""
-
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self._db = db
-
-    def __enter__(self) -> None:
-        self._db.execute("BEGIN IMMEDIATE")
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None:
-                self._db.execute("COMMIT")
-        finally:
-            # After some errors SQLite has rolled back by itself.
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-
-
-def enter(db: sqlite3.Connection, messages: Sequence[Sequence[Any]]) -> None:
-    """Insert messages with their recipients and bodies (columns of the view `entering`), up to `ROWS` a statement."""
-    for start in range(0, len(messages), ROWS):
-        part = messages[start : start + ROWS]
-        db.execute(_insertion(len(part[0]), len(part)), list(itertools.chain.from_iterable(part)))
-
-
-@functools.lru_cache(maxsize=ROWS)
-def _insertion(columns: int, rows: int) -> str:
-    row = f"({','.join('?' * columns)})"
-    return f"INSERT INTO entering VALUES {','.join([row] * rows)}"
 
 
 def octets(db: sqlite3.Connection, message_id: str, offset: int, length: int) -> bytes:

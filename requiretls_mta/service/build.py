@@ -29,6 +29,7 @@ from requiretls_mta.dns.settings import show_server
 from requiretls_mta.message.envelope import Recipient
 from requiretls_mta.message.ports import Events, NoEvents
 from requiretls_mta.queue.sqlite import SQLiteStore
+from requiretls_mta.queue.writer import Writer
 from requiretls_mta.receive.admission import Admission
 from requiretls_mta.receive.reception import ReceptionStation
 from requiretls_mta.relay.callout import Callout
@@ -117,7 +118,7 @@ class _House:
         )
         self.contexts = server_tls.ServerContexts()
         self.users = UsersChecker(reactor, UsersFile(config.access.users))
-        self.store = SQLiteStore(reactor, shard(config.state), wall=wall)
+        self.store = SQLiteStore(reactor, shard(config.state), wall=wall, writer=Writer(reactor))
         self.mailbox_pool = ThreadPool(0, MAILBOX_THREADS, name="mailboxes")
         self.maildir = MaildirTransport(reactor, self.mailbox_pool, self._maildir_settings, wall)
         self.sts = self._sts() if config.mta_sts.enabled else None

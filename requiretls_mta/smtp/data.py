@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import attrs
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
@@ -108,7 +107,7 @@ class DataSession(AuthSession):
 
     def _begin_message(self, granted: Callable[[Reply | None], None]) -> None:
         assert self._transaction is not None and self._envelope is not None
-        self._envelope = attrs.evolve(self._envelope, recipients=tuple(self._recipients))
+        self._envelope = self._envelope.to(tuple(self._recipients))
         self.ask(granted, self._transaction.data, self._envelope)
 
     def _data_granted(self, refused: Reply | None) -> None:
@@ -206,18 +205,18 @@ class DataSession(AuthSession):
         scanner, transaction = self._scanner, self._transaction
         assert scanner is not None and transaction is not None
         refusal = self._refusal or (reply.BARE_LINE_BREAK if bare else None)
-        count, sender = len(self._recipients), self._envelope.reverse_path if self._envelope else ""
+        count, envelope = len(self._recipients), self._envelope
         if refusal is not None:
             self.reset()
-            self._final(refusal, count, sender)
+            self._final(refusal, count, envelope)
             return
         # From here on the transaction may have taken responsibility: it is not aborted any more.
         self._transaction = None
         self._ending = True
         self.reset()
-        self.ask(lambda answer: self._final(answer, count, sender), transaction.end, scanner.finish(), scanner.header)
+        self.ask(lambda answer: self._final(answer, count, envelope), transaction.end, scanner.finish(), scanner.header)
 
-    def _final(self, answer: Reply | Sequence[Reply], count: int, sender: str) -> None:
+    def _final(self, answer: Reply | Sequence[Reply], count: int, envelope: Envelope | None) -> None:
         self._ending = False
         # RFC 2033 4.2: in LMTP one reply for each recipient that was accepted.
         replies = [answer] * (count if self.settings.service == "lmtp" else 1) if isinstance(answer, Reply) else answer
@@ -227,7 +226,7 @@ class DataSession(AuthSession):
         if replies[-1].is_positive:
             self.reply(replies[-1])
         else:
-            self.refuse(replies[-1], sender=sender)
+            self.refuse(replies[-1], sender=envelope.reverse_path if envelope else "")
 
     def ask(self, then: Callable[[Any], None], question: Callable[..., Any], *arguments: Any) -> None:
         """Go on with the answer to a question, now or later; its failure is our own and temporary."""

@@ -86,6 +86,8 @@ class OctetSession(ESMTP):
         self._skipping = b""
         self._has_ended = False
         self._errors = 0
+        self._has_answered = False
+        """Whether a command was answered since the timer was last set."""
         self._replies: list[bytes] = []
 
     # --- in ---------------------------------------------------------------------------------------------------
@@ -116,6 +118,9 @@ class OctetSession(ESMTP):
         finally:
             self._draining = False
             self.flush()
+        if self._has_answered:
+            self._has_answered = False
+            self.resetTimeout()
         if self._busy or self._stalled or self._closing:
             return
         if self._paused and len(self._pending) < HIGH_WATER:
@@ -189,7 +194,7 @@ class OctetSession(ESMTP):
         """Write the last or only reply to the command in flight, and go on with the next."""
         self.say(wire)
         self._busy = False
-        self.resetTimeout()
+        self._has_answered = True
         self.go_on()
 
     def say(self, wire: bytes) -> None:

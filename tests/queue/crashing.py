@@ -50,8 +50,9 @@ def main():
     from twisted.internet.defer import Deferred
 
     from requiretls_mta.queue.sqlite import SQLiteStore
+    from requiretls_mta.queue.writer import Writer
 
-    store = SQLiteStore(reactor, Path(sys.argv[1]), wall=time.time)
+    store = SQLiteStore(reactor, Path(sys.argv[1]), wall=time.time, writer=Writer(reactor))
     rng = random.Random(sys.argv[2])
 
     async def run():
