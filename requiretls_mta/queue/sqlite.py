@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred, DeferredList, fail
+from twisted.internet.defer import Deferred, fail, gatherResults, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -216,25 +216,22 @@ class SQLiteStore:
         """Give back leases of which nothing was attempted; their messages can be claimed again."""
         return self._writing.submit(lambda: self._shard.release(message_ids))
 
-    def settle(self, settlements: Sequence[Settlement]) -> Deferred[None]:
+    def settle(self, settlements: Sequence[Settlement]) -> Deferred[tuple[Exception | None, ...]]:
         """Recipient states and offspring of each lease, in one transaction; messages all settled are removed.
 
-        Where there is no space the store tries again until there is: what was delivered is not attempted twice. After
-        any other failure (it fails with the first; the other settlements are stored) the message stays leased until the
-        store is opened anew.
+        Tells of each, in their order, why it is not stored; None: it is durable. Where there is no space the store
+        tries again until there is: what was delivered is not attempted twice. After any other failure the message stays
+        leased until the store is opened anew.
         """
-        return Deferred.fromCoroutine(self._settle(settlements))
+        results: Deferred[list[Exception | None]] = gatherResults(map(self._settle_one, settlements))
+        return results.addCallback(tuple)
 
-    async def _settle(self, settlements: Sequence[Settlement]) -> None:
-        folder, limit = self._shard.files.folder, self._settings.row_limit
-        jobs = [encode_settlement(settlement, folder, limit) for settlement in settlements]
-        results: Any = await DeferredList([self._settle_one(job) for job in jobs], consumeErrors=True)
-        for _, result in results:
-            if isinstance(result, Failure):
-                result.raiseException()
-
-    def _settle_one(self, job: Settle) -> Deferred[None]:
-        done: Deferred[None] = Deferred()
+    def _settle_one(self, settlement: Settlement) -> Deferred[Exception | None]:
+        try:
+            job = encode_settlement(settlement, self._shard.files.folder, self._settings.row_limit)
+        except Exception as error:
+            return succeed(error)
+        done: Deferred[Exception | None] = Deferred()
 
         self._grows(_ROW_OCTETS)
 
@@ -242,12 +239,12 @@ class SQLiteStore:
             self._writing.submit(job).addCallbacks(done.callback, failed)
 
         def failed(failure: Failure) -> None:
-            if not failure.check(StoreFull) or self._closing:
-                done.errback(failure)
+            trouble = failure.value
+            assert isinstance(trouble, Exception)
+            if not isinstance(trouble, StoreFull) or self._closing:
+                done.callback(trouble)
                 return
-            self._log.error(
-                "outcomes of message {queue_id} wait for space: {reason}", queue_id=job.id, reason=failure.value
-            )
+            self._log.error("outcomes of message {queue_id} wait for space: {reason}", queue_id=job.id, reason=trouble)
             self._owed[job.id] = (self._reactor.callLater(_OWED, again), attempt)
 
         def again() -> None:

@@ -121,8 +121,11 @@ class IQueueStore(Interface):
     def release(message_ids: Sequence[str]) -> Deferred[None]:
         """Give back leases of which nothing was attempted; their messages can be claimed again."""
 
-    def settle(settlements: Sequence[Settlement]) -> Deferred[None]:
-        """Recipient states and offspring of each lease, in one transaction; messages all settled are removed."""
+    def settle(settlements: Sequence[Settlement]) -> Deferred[tuple[Exception | None, ...]]:
+        """Recipient states and offspring of each lease, in one transaction; messages all settled are removed.
+
+        Tells of each, in their order, why it is not stored; None: it is durable. What is not stored stays leased.
+        """
 
     def next_due() -> Deferred[float | None]:
         """When the next recipient not leased is due (Unix seconds); None for an empty queue."""

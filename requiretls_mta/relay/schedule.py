@@ -21,7 +21,7 @@ from requiretls_mta.message.stored import Message
 from requiretls_mta.queue.store import Entry, IQueueStore, Lease, Settlement, StoreFull
 from requiretls_mta.relay.destination import BROKE_OFF, Attempt, Destination, Group, Way
 from requiretls_mta.relay.retry import RetrySettings
-from requiretls_mta.relay.settling import keep_unreported, settle, tell
+from requiretls_mta.relay.settling import Ending, keep_unreported, settle
 from requiretls_mta.report.dsn_rules import Told
 
 CONGESTED = Reply(451, "4.4.5", "too many messages wait for this destination already")
@@ -92,7 +92,7 @@ class Schedule:
         self._running = False
         self._stopping: Deferred[None] | None = None
         self._timer: Any = None
-        self._settlements: list[Settlement] = []
+        self._endings: list[Ending] = []
         self._returned: list[str] = []
         self._settling: set[Deferred[Any]] = set()
 
@@ -313,17 +313,17 @@ class Schedule:
     def _settle_part(self, attempt: Attempt) -> None:
         """Settle the recipients that were attempted."""
         try:
-            settlement = self._settlement(attempt)
+            ending = self._ending(attempt)
         except Exception:
             self._log.failure("an attempt cannot be settled; its message stays in the queue")
             self._released(1)
             return
-        if not self._settlements:
+        if not self._endings:
             # Attempts that end in the same turn share one transaction.
             self._clock.callLater(0, self._flush)
-        self._settlements.append(settlement)
+        self._endings.append(ending)
 
-    def _settlement(self, attempt: Attempt) -> Settlement:
+    def _ending(self, attempt: Attempt) -> Ending:
         retry, now = self._settings().retry, self._wall()
         message = attempt.lease.message
         ended = settle(attempt.lease, attempt.outcomes, now, retry, self._rng)
@@ -335,28 +335,37 @@ class Schedule:
             # Nobody is given up in silence, and nobody who was delivered is attempted again for it.
             self._log.failure("no report about message {queue_id} can be written", queue_id=message.id)
             ended = [keep_unreported(one, now + retry.pauses[-1]) for one in ended]
-        for one in ended:
-            tell(self._events, message, one.entry, one.settled, now)
-        return Settlement(lease=attempt.lease, settled=tuple(one.settled for one in ended), offspring=offspring)
+        settled = tuple(one.settled for one in ended)
+        return Ending(Settlement(lease=attempt.lease, settled=settled, offspring=offspring), ended, now)
 
     def _flush(self) -> None:
-        settlements, self._settlements = self._settlements, []
-        work = maybeDeferred(self._store.settle, settlements)
+        endings, self._endings = self._endings, []
+        work = maybeDeferred(self._store.settle, [ending.settlement for ending in endings])
         self._settling.add(work)
-        work.addErrback(self._not_stored, len(settlements))
-        work.addBoth(lambda _: self._flushed(work, settlements))
+        work.addErrback(lambda failure: [failure.value] * len(endings))
+        work.addCallback(lambda results: self._flushed(work, endings, results))
 
-    def _not_stored(self, failure: Failure, count: int) -> None:
+    def _flushed(self, work: Deferred[Any], endings: list[Ending], results: Sequence[Exception | None]) -> None:
+        self._settling.discard(work)
+        # Told only now: what is not on disk happens again when the process ends here.
+        for ending, trouble in zip(endings, results, strict=True):
+            ending.tell(self._events, trouble)
+        if failed := [trouble for trouble in results if trouble is not None]:
+            self._not_stored(failed)
+        self._released(len(endings))
+        if any(_leaves_work(ending.settlement) for ending in endings):
+            self.wake()
+
+    def _not_stored(self, failed: list[Exception]) -> None:
+        count = len(failed)
         if self._stopping is not None:  # it was waited for, but not for ever
             self._log.warn("too late to store outcomes of {count} messages: attempted again at the start", count=count)
         else:
-            self._log.failure("outcomes cannot be stored; they will be repeated after a restart", failure)
-
-    def _flushed(self, work: Deferred[Any], settlements: list[Settlement]) -> None:
-        self._settling.discard(work)
-        self._released(len(settlements))
-        if any(map(_leaves_work, settlements)):
-            self.wake()
+            self._log.failure(
+                "outcomes of {count} messages cannot be stored; they will be repeated after a restart",
+                Failure(failed[0]),
+                count=count,
+            )
 
     def _released(self, count: int) -> None:
         full = not self.has_room
@@ -366,7 +375,7 @@ class Schedule:
         self._check_stopped()
 
     def _check_stopped(self) -> None:
-        busy = self._settlements or self._settling or any(d.running for d in self._destinations.values())
+        busy = self._endings or self._settling or any(d.running for d in self._destinations.values())
         if self._stopping is not None and not busy and not self._claiming and not self._stopping.called:
             self._stopping.callback(None)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -14,7 +14,7 @@ from requiretls_mta.message.ports import Events
 from requiretls_mta.message.reply import Reply
 from requiretls_mta.message.stored import Message
 from requiretls_mta.message.trace import rfc3339
-from requiretls_mta.queue.store import Entry, Lease, Settled
+from requiretls_mta.queue.store import Entry, Lease, Settled, Settlement
 from requiretls_mta.relay.retry import RetrySettings, lifetime_of, next_attempt
 from requiretls_mta.report.dsn_rules import Told, action_of
 
@@ -104,8 +104,27 @@ def keep_unreported(ended: Ended, due: float) -> Ended:
     )
 
 
-def tell(events: Events, message: Message, entry: Entry, settled: Settled, now: float) -> None:
-    """One event: `delivered`, `deferred`, `bounced` or `expired`."""
+@attrs.frozen
+class Ending:
+    """The end of a lease: as it is stored, and as it is told once it is."""
+
+    settlement: Settlement
+    ended: Sequence[Ended]
+    at: float
+    """Unix seconds."""
+
+    def tell(self, events: Events, trouble: Exception | None) -> None:
+        """One event for each recipient: what became of it, or `unsettled` where, by this trouble, it is not stored."""
+        for one in self.ended:
+            event, fields = _event(self.settlement.lease.message, one.entry, one.settled, self.at)
+            if trouble is None:
+                events.emit(event, **fields)
+            else:
+                events.emit("unsettled", **fields, outcome=event, error=str(trouble))
+
+
+def _event(message: Message, entry: Entry, settled: Settled, now: float) -> tuple[str, dict[str, Any]]:
+    """`delivered`, `deferred`, `bounced` or `expired`, and its fields."""
     outcome = settled.outcome
     fields: dict[str, Any] = {
         "queue_id": message.id,
@@ -129,11 +148,11 @@ def tell(events: Events, message: Message, entry: Entry, settled: Settled, now: 
     fields["delays"] = [round(value, 3) for value in (queued, *outcome.delays)]
     match outcome:
         case Delivered():
-            events.emit("delivered", **fields)
+            return "delivered", fields
         case Postponed():
-            events.emit("deferred", **fields, next_attempt=rfc3339(settled.next_attempt))
+            return "deferred", fields | {"next_attempt": rfc3339(settled.next_attempt)}
         case Failed():
-            events.emit("expired" if outcome.reply.enhanced == "5.4.7" else "bounced", **fields)
+            return "expired" if outcome.reply.enhanced == "5.4.7" else "bounced", fields
 
 
 def is_unreachable(outcome: Outcome) -> bool:

@@ -23,6 +23,7 @@ MESSAGES = {
     "deferred": "delivery deferred",
     "bounced": "delivery failed",
     "expired": "delivery time expired",
+    "unsettled": "outcome not stored: attempted again after a restart",
     "discarded": "undeliverable report discarded",
     "reported": "report to the sender queued",
     "tls": "TLS established",
@@ -33,7 +34,7 @@ MESSAGES = {
 }
 """The `message` of an event that brings none; of all others it is the event's name."""
 
-_EVENT_LEVELS = {"bounced": "warn", "expired": "warn", "discarded": "warn"}
+_EVENT_LEVELS = {"bounced": "warn", "expired": "warn", "discarded": "warn", "unsettled": "error"}
 _SECRET = frozenset({"password", "passphrase", "secret", "body", "challenge"})
 _PLAIN = re.compile(r"[!#-<>-~]+\Z")
 

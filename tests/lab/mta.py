@@ -113,6 +113,16 @@ class MTA:
                 found.append(event)
         return found
 
+    def told(self, name, count=1, seconds=20, **fields):
+        """Wait for that many events with these fields: outcomes are told when they are on disk."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            found = [event for event in self.events(name) if fields.items() <= event.items()]
+            if len(found) >= count:
+                return found
+            time.sleep(0.05)
+        raise AssertionError(f"no {count} {name} {fields}: {self.log.read_text()[-4000:]}")
+
     def mailbox(self, address):
         """The files in a mailbox of this instance."""
         local, _, domain = address.partition("@")

@@ -203,7 +203,7 @@ def test_swaks_sends_a_tagged_message_through_both(world):
     queue_id = submit(world, "swaks@good.test")
     (octets,) = world.b.mail("swaks@good.test")
     assert octets.count(b"(requiretls)") == 2
-    (event,) = [e for e in world.a.events("delivered") if e["queue_id"] == queue_id]
+    (event,) = world.a.told("delivered", queue_id=queue_id)
     assert event["auth"] == "pkix"
     assert event["mx_security"] == "dnssec"
     assert event["requiretls"] == "required"

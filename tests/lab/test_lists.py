@@ -129,7 +129,7 @@ def test_the_report_about_a_member_s_own_host_crosses_back_with_the_keyword(chai
     assert report.status == "5.7.30"
     assert b"(requiretls)" in report.octets.split(b"\n\n")[0]
     assert b"secret body" not in report.octets
-    (sent,) = [event for event in chain.b.events("delivered") if event["recipient"] == "sender@a.test"]
+    (sent,) = chain.b.told("delivered", recipient="sender@a.test")
     assert sent["requiretls"] == "required"
 
 

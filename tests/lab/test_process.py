@@ -275,4 +275,4 @@ def test_delivery_by_lmtp(tmp_path, start, port, kind):
     (octets,) = box.mail("a@here.test")
     assert b"with LMTP\n" in octets and b"with ESMTPS " in octets and b"(requiretls)" in octets
     assert box.mail("b@here.test")
-    assert {e["recipient"] for e in mta.events("delivered")} == {"a@here.test", "b@here.test"}
+    assert {e["recipient"] for e in mta.told("delivered", 2)} == {"a@here.test", "b@here.test"}

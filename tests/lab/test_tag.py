@@ -81,8 +81,9 @@ maildir = "{tmp_path}/a/mail/{{domain}}/{{local}}"
             (octets,) = b.mail(address)
             assert octets.count(b"(requiretls)") == 2
             assert octets.endswith(b"\nbody\n")
-        assert [e["auth"] for e in a.events("delivered")] == ["pkix"] * 3
-        assert {e["requiretls"] for e in a.events("delivered")} == {"required"}
+        sent = a.told("delivered", 3)
+        assert [e["auth"] for e in sent] == ["pkix"] * 3
+        assert {e["requiretls"] for e in sent} == {"required"}
     finally:
         a.stop()
         b.stop()

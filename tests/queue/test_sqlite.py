@@ -8,6 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import attrs
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, gatherResults
 from twisted.internet.task import deferLater
@@ -120,7 +121,8 @@ class SQLiteStoreTests(StoreContract, TestCase):
         settled = store.settle([settlement(lease, offspring=(make_message(store.new_id()), twin))])
         await good
         await self.assertFailure(bad, sqlite3.IntegrityError)
-        await self.assertFailure(settled, sqlite3.IntegrityError)
+        (trouble,) = await settled
+        assert isinstance(trouble, sqlite3.IntegrityError)
         assert len(await store.rows()) == 2
         assert len(self.bodies()) == 1
         assert len(await store.claim(10, NOW)) == 1, "a settlement that failed leaves its lease"
@@ -141,7 +143,7 @@ class SQLiteStoreTests(StoreContract, TestCase):
         assert not settled.called
         assert await store.claim(10, NOW) == ()
         db.execute("PRAGMA max_page_count = 1000000").fetchall()
-        await settled
+        assert await settled == (None,)
         assert [row.id for row in await store.rows()] == [report.id]
         await self.put(store)
 
@@ -166,9 +168,9 @@ class SQLiteStoreTests(StoreContract, TestCase):
         db.execute(f"PRAGMA max_page_count = {pages}").fetchall()
         settled = store.settle([settlement(lease, offspring=(make_message(store.new_id(), octets=OCTETS * 5000),))])
         await deferLater(reactor, 0.05, lambda: None)
-        told = self.assertFailure(settled, StoreFull)
         await self.reopened(store)
-        await told
+        (trouble,) = await settled
+        assert isinstance(trouble, StoreFull)
 
     async def test_no_space_for_a_file(self):
         """A body that cannot be written is StoreFull at write or at finish, and leaves no trace."""
@@ -289,5 +291,16 @@ class SQLiteStoreTests(StoreContract, TestCase):
         store = await self.opened()
         message, (lease,) = await self.put(store, lease=True)
         await store.settle([settlement(lease)])
-        error = await self.assertFailure(store.settle([settlement(lease)]), NotLeased)
-        assert message.id in str(error)
+        (trouble,) = await store.settle([settlement(lease)])
+        assert isinstance(trouble, NotLeased) and message.id in str(trouble)
+
+    async def test_a_report_that_cannot_be_read_does_not_hurt_other_settlements(self):
+        """Its parent stays leased; what else ended in the same turn is stored."""
+        store = await self.opened()
+        _, (bad,) = await self.put(store, lease=True)
+        _, (good,) = await self.put(store, lease=True)
+        report = make_message(store.new_id())
+        report = attrs.evolve(report, envelope=attrs.evolve(report.envelope, recipients=()))
+        results = await store.settle([settlement(bad, offspring=(report,)), settlement(good)])
+        assert isinstance(results[0], ValueError) and results[1] is None
+        assert [row.id for row in await store.rows()] == [bad.message.id]

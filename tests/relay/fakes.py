@@ -131,7 +131,7 @@ class MemoryStore:
             if not entries:
                 del self.messages[key]
             self.accept(settlement.offspring)
-        return succeed(None)
+        return succeed((None,) * len(settlements))
 
     def next_due(self):
         due = [e.next_attempt for k, (_, es) in self.messages.items() if k not in self.leased for e in es.values()]

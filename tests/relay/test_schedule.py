@@ -204,13 +204,46 @@ class Broken(SynchronousTestCase):
             assert stopped.called and not bench.clock.getDelayedCalls()
 
     def test_a_settlement_that_fails_leaves_the_message(self):
-        """What the disk does not take is repeated some day, not forgotten."""
-        bench = Bench(Scripted(lambda rs: succeed(delivered(rs))))
+        """What the disk does not take is repeated some day, not forgotten; and not before a restart, and says so."""
+        transport = Scripted(lambda rs: succeed(delivered(rs)))
+        bench = Bench(transport)
         bench.store.fail = OSError("disk")
         bench.schedule.start()
         bench.submit(message(1))
-        assert list(bench.store.messages) == ["0000000000000001"]
+        bench.turn(3600)
+        assert list(bench.store.messages) == ["0000000000000001"] and len(transport.calls) == 1
         assert len(self.flushLoggedErrors(OSError)) == 1
+        assert bench.events.of("delivered") == []
+        (event,) = bench.events.of("unsettled")
+        assert event["outcome"] == "delivered" and event["error"] == "disk" and event["recipient"] == "r@x.test"
+        assert event["reply"] == str(OK) and bench.schedule._leases == 0
+
+    def test_of_a_batch_each_is_told_for_itself(self):
+        """One settlement is refused, the others are stored."""
+        bench = Bench(Scripted(lambda rs: succeed(delivered(rs))))
+        settle = bench.store.settle
+        bench.store.settle = lambda settlements: settle(settlements[1:]) and succeed((OSError("disk"), None, None))
+        bench.schedule.start()
+        bench.submit(*(message(n) for n in range(3)))
+        assert list(bench.store.messages) == [f"{0:016}"]
+        assert [f["queue_id"] for f in bench.events.of("unsettled")] == [f"{0:016}"]
+        assert [f["queue_id"] for f in bench.events.of("delivered")] == [f"{1:016}", f"{2:016}"]
+        assert len(self.flushLoggedErrors(OSError)) == 1
+
+
+@pytest.mark.parametrize("event", ["delivered", "deferred", "bounced", "expired"])
+def test_nothing_is_told_before_it_is_on_disk(event):
+    """A crash before the commit makes it happen again: it has not happened yet."""
+    outcome = {"delivered": Delivered, "bounced": Failed}.get(event, Postponed)
+    bench = Bench(Scripted(lambda rs: succeed([outcome(recipient=r, reply=LATER, host="mx") for r in rs])))
+    bench.clock.advance(1e6 if event == "expired" else 0)
+    settle, commit = bench.store.settle, Deferred()
+    bench.store.settle = lambda settlements: commit.addCallback(lambda _: settle(settlements))
+    bench.schedule.start()
+    bench.submit(message(1))
+    assert bench.events.seen == []
+    commit.callback(None)
+    assert [name for name, _ in bench.events.seen] == [event]
 
 
 def test_concurrency_is_counted_per_destination():
