@@ -18,6 +18,8 @@ from OpenSSL import SSL
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from zope.interface import implementer
 
+from requiretls_mta.tls.half_close import ServerConnection
+
 _MINIMUM = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
 _LIFE = datetime.timedelta(days=825)
 _RENEW = datetime.timedelta(days=30)
@@ -89,7 +91,7 @@ class ServerContexts:
         """The server's end of a new TLS session."""
         if self.loaded is None:
             raise CertificateError("no certificate is loaded yet")
-        return SSL.Connection(self.loaded.default, None)
+        return ServerConnection(self.loaded.default, tlsProtocol)
 
 
 def private_files(folder: Path, hostname: str, now: datetime.datetime) -> tuple[Path, Path]:

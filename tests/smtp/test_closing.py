@@ -3,13 +3,77 @@
 import socket
 import time
 
+from OpenSSL import SSL
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import blockingCallFromThread
+from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from requiretls_mta.message import reply
-from tests.smtp.dialogue import Talk
+from tests.smtp.dialogue import Talk, in_thread
 from tests.smtp.test_server import SessionCase
+
+BEGIN = b"EHLO x.example\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\nDATA\r\nx\r\n"
+
+
+class Ended:
+    """A client that ends its direction of TLS behind its last octet, and goes on to read."""
+
+    def __init__(self, port, version=SSL.TLS1_3_VERSION, *, starttls=True):
+        self.talk = Talk(port)
+        if starttls:
+            self.talk.hear()
+            self.talk.ask("EHLO x.example")
+            self.talk.ask("STARTTLS")
+        context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+        context.set_max_proto_version(version)
+        self.tls = SSL.Connection(context, None)
+        self.tls.set_connect_state()
+        while True:
+            try:
+                self.tls.do_handshake()
+                break
+            except SSL.WantReadError:
+                self.exchange()
+        if not starttls:
+            self.read(6)
+
+    def exchange(self):
+        """Send what there is to be sent, else take what comes; False at the end of the connection."""
+        try:
+            self.talk.socket.sendall(self.tls.bio_read(1 << 16))
+        except SSL.WantReadError:
+            octets = self.talk.socket.recv(1 << 16)
+            if not octets:
+                return False
+            self.tls.bio_write(octets)
+        return True
+
+    def read(self, least):
+        """At least so many octets of the replies; fewer at the end."""
+        got = b""
+        while len(got) < least:
+            try:
+                got += self.tls.recv(1 << 16)
+            except SSL.WantReadError:
+                if not self.exchange():
+                    raise EOFError(got) from None
+            except SSL.ZeroReturnError:
+                break
+        return got
+
+    def say_last(self, octets, junk=b""):
+        """These octets and the close_notify, in one piece with what nobody should send behind it."""
+        self.tls.send(octets)
+        self.tls.shutdown()
+        self.talk.socket.sendall(self.tls.bio_read(1 << 16) + junk)
+
+    def rest(self):
+        """All replies until the server's own close_notify; raises EOFError without one."""
+        got = self.read(1 << 20)
+        assert not self.talk.socket.recv(1), "the connection ends behind it"
+        self.talk.close()
+        return got
 
 
 class Closing(SessionCase):
@@ -63,11 +127,10 @@ class Closing(SessionCase):
     def test_whoever_has_said_all_is_still_answered(self):
         """A client that closes its half behind its last octet: a whole message gets its reply, half of one none."""
         server = self.serve(tls=False)
-        begin = b"EHLO x.example\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\nDATA\r\nx\r\n"
 
         def dialogue(client):
             answers = []
-            for octets, later in ((begin, None), (begin + b".\r\nNOOP\r\nMAI", None), (begin + b".\r\n", Deferred())):
+            for octets, later in ((BEGIN, None), (BEGIN + b".\r\nNOOP\r\nMAI", None), (BEGIN + b".\r\n", Deferred())):
                 server.answers.end_reply = later
                 talk = Talk(server.number)
                 talk.hear()
@@ -89,6 +152,103 @@ class Closing(SessionCase):
             assert [t.aborted for t in server.answers.begun] == [True, False, False]
 
         return self.talk(dialogue, server).addCallback(check)
+
+    def test_whoever_has_said_all_inside_tls_is_still_answered(self):
+        """RFC 8446 6.1: a close_notify ends one direction. Behind STARTTLS and where TLS was there from the start."""
+        server = self.serve()
+        implicit = self.serve(settings={"service": "submissions", "require_auth": False})
+        wrapped = TLSMemoryBIOFactory(implicit.factory.contextFactory, False, implicit.factory)
+        port = reactor.listenTCP(0, wrapped, interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+
+        def answers(where, starttls):
+            found = []
+            for octets, later in ((BEGIN, None), (BEGIN + b".\r\nNOOP\r\nMAI", None), (BEGIN + b".\r\n", Deferred())):
+                server.answers.end_reply = implicit.answers.end_reply = later
+                client = Ended(where, starttls=starttls)
+                client.say_last(octets)
+                if later is not None:
+                    reactor.callFromThread(reactor.callLater, 0.3, later.callback, reply.queued("late"))
+                found.append(client.rest().split(b"\r\n"))
+            return found
+
+        def dialogue():
+            both = answers(server.number, True), answers(port.getHost().port, False)
+            while blockingCallFromThread(reactor, lambda: len(server.factory.sessions | implicit.factory.sessions)):
+                time.sleep(0.01)
+            return both
+
+        def check(both):
+            for half, whole, late in both:
+                assert half[-2].startswith(b"354 ") and half[-1] == b""
+                assert whole[-3].startswith(b"250 2.0.0 Ok: queued as ") and whole[-2:] == [b"250 2.0.0 Ok", b""]
+                assert late[-2:] == [b"250 2.0.0 Ok: queued as late", b""]
+            for answered in (server.answers, implicit.answers):
+                assert [t.aborted for t in answered.begun] == [True, False, False]
+
+        return in_thread(reactor, dialogue).addCallback(check)
+
+    def test_what_follows_the_end_of_tls_is_not_read(self):
+        """It is nobody's, and would only fill the memory."""
+        server = self.serve()
+        server.answers.end_reply = later = Deferred()
+
+        def dialogue():
+            client = Ended(server.number)
+            client.say_last(BEGIN + b".\r\n", b"junk" * 1000)
+            while not server.answers.accepted:
+                time.sleep(0.01)
+            (session,) = server.factory.sessions
+            read = blockingCallFromThread(reactor, lambda: session.transport in reactor.getReaders())
+            reactor.callFromThread(later.callback, reply.queued("x"))
+            return read, client.rest()
+
+        def check(got):
+            assert not got[0]
+            assert got[1].endswith(b"250 2.0.0 Ok: queued as x\r\n")
+
+        return in_thread(reactor, dialogue).addCallback(check)
+
+    def test_tls_1_2_ends_both_directions_at_once(self):
+        """RFC 5246 7.2.1: pending writes are discarded; what was taken stays taken, once."""
+        server = self.serve()
+        server.answers.end_reply = later = Deferred()
+
+        def dialogue():
+            client = Ended(server.number, SSL.TLS1_2_VERSION)
+            client.say_last(BEGIN + b".\r\n")
+            heard = client.rest()
+            while blockingCallFromThread(reactor, lambda: len(server.factory.sessions)):
+                time.sleep(0.01)
+            blockingCallFromThread(reactor, later.callback, reply.queued("x"))
+            return heard
+
+        def check(heard):
+            assert b"250 2.0.0 Ok: queued" not in heard
+            assert [t.aborted for t in server.answers.begun] == [False] and len(server.answers.accepted) == 1
+
+        return in_thread(reactor, dialogue).addCallback(check)
+
+    def test_whoever_agrees_to_the_end_is_gone_at_once(self):
+        """A close_notify that answers ours is the end, not a second one to wait for."""
+        server = self.serve()
+
+        def dialogue():
+            client = Ended(server.number)
+            client.tls.send(b"QUIT\r\n")
+            client.exchange()
+            heard = client.read(1 << 16)
+            start = time.monotonic()
+            client.tls.shutdown()
+            client.exchange()
+            while blockingCallFromThread(reactor, lambda: len(server.factory.sessions)):
+                time.sleep(0.01)
+            return heard, time.monotonic() - start
+
+        def check(got):
+            assert got[0].startswith(b"221 ") and got[1] < 3
+
+        return in_thread(reactor, dialogue).addCallback(check)
 
     def test_the_last_word_arrives(self):
         """The 421 of too many errors, though much was pipelined behind it."""
