@@ -19,7 +19,10 @@ class Content:
     size: int
     """Octets."""
     header_end: int
-    """Octets of the header section with its last CRLF; the empty line follows, unless the message ends here."""
+    """Octets of the header section with its last CRLF; the empty line follows, unless the message ends here.
+
+    0 too of a submitted message that is text from its first octet: there, our own fields end with the empty line.
+    """
     eight_bit_header: bool = False
     eight_bit_body: bool = False
     dot_at_line_start: bool = False

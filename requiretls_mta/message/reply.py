@@ -108,6 +108,7 @@ TOO_MANY_CONNECTIONS = Reply(421, "4.7.0", "Too many connections, try again late
 STORE_FULL = Reply(452, "4.3.1", "Insufficient storage, try again later")
 TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "Too many recipients, send the rest in another transaction")
 CANNOT_VERIFY = Reply(451, "4.3.0", "The recipient cannot be verified now, try again later")
+TOO_OFTEN = Reply(450, "4.7.1", "Too many messages, try again later")
 LOCAL_ERROR = Reply(451, "4.3.0", "Local error in processing, try again later")
 AUTH_UNAVAILABLE = Reply(454, "4.7.0", "Temporary authentication failure, try again later")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,18 +22,20 @@ from requiretls_mta.message.reply import Reply
 from requiretls_mta.message.stored import Message, header_of
 from requiretls_mta.queue.store import BodyWriter, IQueueStore, StoreFull
 from requiretls_mta.receive.admission import Admission
+from requiretls_mta.receive.authority import authority
 from requiretls_mta.receive.lists import ListLoopError
 from requiretls_mta.receive.promise import Share, shares
+from requiretls_mta.receive.rates import Rates
 from requiretls_mta.receive.recipients import AliasLoopError, complete, is_postmaster, needs_mailbox, refusal
 from requiretls_mta.receive.rules import Facts, without_suffix
 from requiretls_mta.receive.settings import Settings
-from requiretls_mta.receive.trace import received_field
+from requiretls_mta.receive.submission import Submission, submit
+from requiretls_mta.receive.trace import auth_result, received_field
 from requiretls_mta.smtp.interfaces import Session
 
 MOST_FORGED = 100
 """Fields in our name that are taken out of a message; whoever brings more does not mean mail."""
 Cuts = tuple[tuple[int, int], ...]
-_SUBMISSION = ("submission", "submissions")
 
 
 @attrs.frozen(kw_only=True)
@@ -48,6 +51,8 @@ class ReceptionStation:
     """Whether every client of the listener counts as one of `relay_from`."""
     callout: Callable[[Address], Reply | Deferred[Reply | None] | None] | None = None
     """Asks whether a mailbox exists: why its mail is not taken, or None. Never fails."""
+    rates: Rates = attrs.field(factory=lambda: Rates(time.monotonic))
+    """How often who has sent: of all listeners together."""
 
     def begin(self, session: Session) -> Reception:
         """A transaction under the policies of this moment."""
@@ -63,13 +68,7 @@ class Reception:
         self._station = station
         self._session = session
         self._settings = settings
-        peer = session.peer
-        # Authority is taken at MAIL time and holds for the transaction.
-        self._relay = session.service != "lmtp" and (
-            session.user is not None
-            or station.trusted
-            or (session.service == "mx" and settings.may_relay(peer.address, via_proxy=peer.via_proxy))
-        )
+        self._authority = authority(session, settings, station.rates, trusted=station.trusted)
         self._envelope: Envelope | None = None
         self._suffixed: set[int] = set()
         """Numbers of the recipients that were named with `rules.SUFFIX`."""
@@ -79,15 +78,15 @@ class Reception:
 
     def mail(self, envelope: Envelope) -> Reply:
         """MAIL."""
-        if self._session.service in _SUBMISSION and not self._relay:
-            return reply.AUTH_REQUIRED
-        return reply.SENDER_OK
+        return self._authority.mail(envelope.sender) or reply.SENDER_OK
 
     def rcpt(self, recipient: Recipient) -> Reply | Deferred[Reply]:
         """RCPT."""
+        if (too_many := self._authority.rcpt()) is not None:
+            return too_many
         address = self._meant(recipient)
         delivers = self._session.service == "lmtp"
-        refused = refusal(address, self._settings, relay=self._relay, delivers=delivers)
+        refused = refusal(address, self._settings, relay=self._authority.relays, delivers=delivers)
         ask = self._station.callout if self._settings.callout else None
         if refused is not None or ask is None or not needs_mailbox(address, self._settings):
             return refused or reply.RECIPIENT_OK
@@ -149,6 +148,13 @@ class Reception:
             body = await writer.finish()
             if len(header) < content.header_end:  # too long for the session to keep
                 header = header_of(body, content)
+            added = b""
+            if self._authority.submits:
+                submission = self._submission(header, content)
+                if isinstance(submission, Reply):
+                    writer.abort()
+                    return submission
+                header, content, added = submission.header, submission.content, submission.added
             if headers.exceeds(header, b"received", self._settings.received_hops):
                 writer.abort()
                 return reply.TOO_MANY_HOPS
@@ -163,7 +169,9 @@ class Reception:
                 writer.abort()
                 return refused
             parts = self._shares(header)
-            messages = [self._message(content, share, body, verdicts=verdicts, cuts=forged) for share in parts]
+            messages = [
+                self._message(content, share, body, verdicts=verdicts, cuts=forged, added=added) for share in parts
+            ]
             await self._station.admission.admit_all(messages, self._session.id, [share.note for share in parts])
         except StoreFull:
             writer.abort()
@@ -193,6 +201,16 @@ class Reception:
         )
         return reply.queued(self._id)
 
+    def _submission(self, header: bytes, content: Content) -> Submission | Reply:
+        """RFC 6409: the message judged by its header, with what it lacks."""
+        submission = submit(
+            header, content, queue_id=self._id, hostname=self._settings.hostname, now=self._station.wall()
+        )
+        right = self._authority.right
+        if isinstance(submission, Reply) or right is None:
+            return submission
+        return right.refusal_of(submission.header) or submission
+
     def _shares(self, header: bytes) -> list[Share]:
         """The recipients by what is promised them; each share becomes a message (RFC 8689 4.1: the tag is its own)."""
         envelope = self._envelope
@@ -210,7 +228,7 @@ class Reception:
         return shares(envelope.recipients, self._suffixed, facts, self._settings.rules)
 
     def _message(
-        self, content: Content, share: Share, body: Body, *, verdicts: Sequence[Verdict], cuts: Cuts
+        self, content: Content, share: Share, body: Body, *, verdicts: Sequence[Verdict], cuts: Cuts, added: bytes
     ) -> Message:
         assert self._envelope is not None
         now = self._station.wall()
@@ -232,7 +250,8 @@ class Reception:
                 queue_id=queue_id,
                 now=now,
                 decided=share.comment,
-            ),
+            )
+            + added,
             cuts=cuts,
             received=now,
             parent=self._id if share.further else None,
@@ -240,10 +259,13 @@ class Reception:
         )
 
     def _results(self, verdicts: Sequence[Verdict], *, utf8: bool) -> bytes:
-        """One field for all checks, above all other trace (RFC 8601 4), then theirs; none where nothing was checked."""
-        if not verdicts:
+        """One field for login and checks, above all other trace (RFC 8601 4), then theirs; none without either."""
+        login = auth_result(self._session)
+        if not verdicts and login is None:
             return b""
         results = tuple(result for verdict in verdicts for result in verdict.results)
+        if login is not None:
+            results = (login, *results)
         field = authres.AuthenticationResults(self._settings.authserv_id, results)
         trace = "".join(f"{line}\r\n" for verdict in verdicts for line in verdict.trace)
         return authres.write(field, utf8=utf8) + trace.encode("utf-8" if utf8 else "ascii", "backslashreplace")

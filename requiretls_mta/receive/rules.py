@@ -136,12 +136,12 @@ def with_suffix(address: Address) -> Address:
 
 
 # --- reading patterns ---------------------------------------------------------------------------------------------
-def address_pattern(text: str) -> re.Pattern[str]:
-    """A pattern for `Address.key`: a whole domain may be written with U-labels."""
+def address_pattern(text: str, **names: str) -> re.Pattern[str]:
+    """A pattern for `Address.key`: a whole domain may be written with U-labels; `names` as in `glob`."""
     local, at, domain = text.rpartition("@")
     with contextlib.suppress(AddressError):  # else it has stars, and matches what it matches
         domain = ascii_domain(domain)
-    return glob(f"{local}{at}{domain}")
+    return glob(f"{local}{at}{domain}", **names)
 
 
 def header_pattern(text: str) -> HeaderPattern:

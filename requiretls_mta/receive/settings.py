@@ -9,7 +9,9 @@ import attrs
 
 from requiretls_mta.message.address import Address, AddressError, ascii_domain
 from requiretls_mta.receive.lists import Lists
+from requiretls_mta.receive.rates import Rate
 from requiretls_mta.receive.rules import Rule
+from requiretls_mta.receive.senders import Grant
 
 _KNOWN = 10_000
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -39,6 +41,12 @@ class Settings:
     """Who requires TLS without asking; the first that matches counts."""
     honor_header: str = "any"
     """Whose `TLS-Required: No` is obeyed: `any`, `authenticated` or `none`."""
+    senders: tuple[Grant, ...] = ()
+    """Which addresses each user may send as; empty: any."""
+    messages_per_user: Rate | None = None
+    recipients_per_user: Rate | None = None
+    messages_per_client: Rate | None = None
+    """Of clients that are neither trusted nor in `relay_from`; users among them count as both."""
     received_hops: int = 50
     """Received fields that a message may bring along (RFC 5321 6.3)."""
     _relaying: dict[str, bool] = attrs.field(factory=dict, init=False, eq=False, repr=False)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from requiretls_mta.message.address import AddressError, ascii_domain, check_domain
+from requiretls_mta.message.authres import MOST_OCTETS, Property, Result
 from requiretls_mta.message.envelope import Envelope, Tag
+from requiretls_mta.message.reply import quote
 from requiretls_mta.message.trace import date_time
 from requiretls_mta.smtp.interfaces import Session
 
@@ -28,6 +30,20 @@ def received_field(
         lines.append(f"for <{envelope.recipients[0].address}>")
     # ASCII even for SMTPUTF8: the message may have to go on without it (RFC 6531 3.6).
     return ("\r\n\t".join(lines) + f"; {date_time(now)}\r\n").encode("ascii", "replace")
+
+
+def auth_result(session: Session) -> Result | None:
+    """RFC 8601 2.7.4: who logged in, and how.
+
+    There is no `smtp.mailfrom`: it would be what MAIL's AUTH parameter says, and nobody is believed (RFC 4954 5).
+    """
+    if session.user is None:
+        return None
+    name = quote(session.user)
+    value = name.encode("utf-8", "backslashreplace")[:MOST_OCTETS].decode("utf-8", "ignore")
+    in_ascii = name.encode("ascii", "backslashreplace")[:MOST_OCTETS].decode("ascii")
+    user = Property("smtp", "auth", value, in_ascii=in_ascii)
+    return Result("auth", "pass", comment=session.mechanism.lower() or None, properties=(user,))
 
 
 def _client(session: Session) -> str:

@@ -31,6 +31,7 @@ from requiretls_mta.message.ports import Events, NoEvents
 from requiretls_mta.queue.sqlite import SQLiteStore
 from requiretls_mta.queue.writer import Writer
 from requiretls_mta.receive.admission import Admission
+from requiretls_mta.receive.rates import Rates
 from requiretls_mta.receive.reception import ReceptionStation
 from requiretls_mta.relay.callout import Callout
 from requiretls_mta.relay.destination import Way
@@ -118,6 +119,7 @@ class _House:
         )
         self.contexts = server_tls.ServerContexts()
         self.users = UsersChecker(reactor, UsersFile(config.access.users))
+        self.rates = Rates(reactor.seconds)
         self.store = SQLiteStore(reactor, shard(config.state), wall=wall, writer=Writer(reactor))
         self.mailbox_pool = ThreadPool(0, MAILBOX_THREADS, name="mailboxes")
         self.maildir = MaildirTransport(reactor, self.mailbox_pool, self._maildir_settings, wall)
@@ -242,6 +244,7 @@ class _House:
                     wall=self.wall,
                     trusted=listen.trusted,
                     callout=self.callout.ask,
+                    rates=self.rates,
                 ),
                 contextFactory=self.contexts,
                 challengers={b"PLAIN": PlainCredentials, b"LOGIN": LOGINCredentials} if submission else None,

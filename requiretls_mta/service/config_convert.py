@@ -50,6 +50,8 @@ def converter(folder: Path) -> cattrs.Converter:
         kinds.AnswerPattern: kinds.parse_answers,
         kinds.StoreURL: kinds.parse_store_url,
         kinds.Contact: kinds.parse_contact,
+        kinds.SenderPattern: kinds.parse_sender_pattern,
+        kinds.RateText: kinds.parse_rate,
         kinds.SourceIPv4: lambda value: kinds.parse_ip(value, 4),
         kinds.SourceIPv6: lambda value: kinds.parse_ip(value, 6),
         Address: kinds.parse_address,

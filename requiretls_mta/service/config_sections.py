@@ -28,6 +28,8 @@ from requiretls_mta.service.config_types import (
     Network,
     NextHop,
     Port,
+    RateText,
+    SenderPattern,
     Size,
     SourceIPv4,
     SourceIPv6,
@@ -112,19 +114,24 @@ class List:
 
 @attrs.frozen(kw_only=True)
 class Access:
-    """`[access]`: who may relay."""
+    """`[access]`: who may relay, and send as whom."""
 
     relay_from: tuple[Network, ...] = (parse_network("127.0.0.1"), parse_network("::1"))
     users: File = File(Path("/etc/requiretls-mta/users"))
+    senders: Mapping[str, tuple[SenderPattern, ...]] = attrs.field(factory=dict)
+    """Addresses by user; `*`, as a name, is everybody else. Empty: anybody may send as anybody."""
 
 
 @attrs.frozen(kw_only=True)
 class Limits:
-    """`[limits]`: of messages."""
+    """`[limits]`: of messages, and of those who send them."""
 
     message_size: Size = Size(50 * MIB)
     headers_size: Size = Size(1 * MIB)
     received_hops: Count = Count(50)
+    messages_per_user: RateText = RateText("")
+    recipients_per_user: RateText = RateText("")
+    messages_per_client: RateText = RateText("")
 
 
 @attrs.frozen(kw_only=True)

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from requiretls_mta.checks.dnswl_rules import parse_pattern as parse_codes
 from requiretls_mta.dns.settings import parse_server
 from requiretls_mta.message.address import Address, AddressError, ascii_domain, check_domain, parse_mailbox
+from requiretls_mta.receive.rates import Rate
 from requiretls_mta.relay.static_routes import parse_route
 from requiretls_mta.service.config_errors import Refused, shown
 from requiretls_mta.service.endpoints import Endpoint, parse_endpoint
@@ -52,6 +53,10 @@ NameServer = NewType("NameServer", tuple[str, int])
 """A DNS server's address and port."""
 Contact = NewType("Contact", str)
 """`mailto:` and an ASCII mailbox, its domain as A-labels in lower case."""
+SenderPattern = NewType("SenderPattern", str)
+"""An address in which `*`, `?` and `{user}` may stand."""
+RateText = NewType("RateText", str)
+"""A number and a duration, `500/1h`; empty for no limit."""
 SourceIPv4 = NewType("SourceIPv4", str)
 SourceIPv6 = NewType("SourceIPv6", str)
 
@@ -240,6 +245,34 @@ def parse_file_or(value: object, folder: Path, words: tuple[str, ...]) -> FileOr
     if not text or not all(c.isprintable() for c in text):
         raise Refused(" or ".join(f'"{word}"' for word in words) + " or the path of a file")
     return FileOrWord(str(folder / text))
+
+
+def parse_sender_pattern(value: object) -> SenderPattern:
+    """A pattern that can match an address. Raises `Refused`."""
+    text = parse_text(value)
+    rest = text.replace("{user}", "")
+    if "{" in rest or "}" in rest or ("@" not in text and rest == text and "*" not in text):
+        raise Refused("an address local@domain, in which *, ? and {user} may stand")
+    return SenderPattern(text)
+
+
+def parse_rate(value: object) -> RateText:
+    """A number in a time, or the empty text. Raises `Refused`."""
+    text = value if isinstance(value, str) else "?"
+    try:
+        if text:
+            read_rate(text)
+    except Refused:
+        raise Refused('a number in a time, such as "500/1h", or "" for no limit') from None
+    return RateText(text)
+
+
+def read_rate(text: str) -> Rate:
+    """What `parse_rate` let pass, but for the empty text. Raises `Refused`."""
+    number, _, duration = text.partition("/")
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", number):
+        raise Refused("a number")
+    return Rate(int(number), parse_duration(duration), text)
 
 
 def parse_maildir(value: object, folder: Path) -> Maildir:

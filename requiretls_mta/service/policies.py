@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from requiretls_mta.message.addresses_file import read_addresses
 from requiretls_mta.message.glob import glob
 from requiretls_mta.message.profile import Profile
 from requiretls_mta.receive.lists import read_list
+from requiretls_mta.receive.rates import Rate
 from requiretls_mta.receive.recipients import MOST_KNOWN
 from requiretls_mta.receive.rules import Rule, address_pattern, header_pattern
+from requiretls_mta.receive.senders import EVERYBODY_ELSE, Grant
 from requiretls_mta.receive.settings import Settings as ReceiveSettings
 from requiretls_mta.relay.lookup import LookupSettings
 from requiretls_mta.relay.retry import RetrySettings
@@ -29,6 +31,7 @@ from requiretls_mta.service import config_sections as sections
 from requiretls_mta.service.config import Config
 from requiretls_mta.service.config_errors import dotted
 from requiretls_mta.service.config_sections import DNSWL
+from requiretls_mta.service.config_types import read_rate
 from requiretls_mta.service.own_addresses import OwnAddresses
 from requiretls_mta.smtp.login import Login
 from requiretls_mta.smtp.settings import SessionSettings
@@ -68,6 +71,10 @@ def policies(config: Config, generation: int = 0) -> Policies:
             callout=config.delivery.recipients == "callout",
             rules=tuple(_rule(index, entry) for index, entry in enumerate(requiretls.rule)),
             honor_header=requiretls.honor_header,
+            senders=tuple(_grant(user, addresses) for user, addresses in config.access.senders.items()),
+            messages_per_user=_rate(config.limits.messages_per_user),
+            recipients_per_user=_rate(config.limits.recipients_per_user),
+            messages_per_client=_rate(config.limits.messages_per_client),
             received_hops=config.limits.received_hops,
         ),
         lookup=LookupSettings(
@@ -118,6 +125,14 @@ def with_files(found: Policies) -> Policies:
         known = read_addresses(Path(config.delivery.recipients), most=MOST_KNOWN)
         recipients = frozenset(address.key for address in known)
     return attrs.evolve(found, receive=attrs.evolve(found.receive, lists=lists, recipients=recipients))
+
+
+def _grant(user: str, addresses: Sequence[str]) -> Grant:
+    return Grant(None if user == EVERYBODY_ELSE else glob(user), tuple(addresses))
+
+
+def _rate(text: str) -> Rate | None:
+    return read_rate(text) if text else None
 
 
 def _rule(index: int, entry: sections.Rule) -> Rule:

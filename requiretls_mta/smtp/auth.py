@@ -24,6 +24,8 @@ class AuthSession(OctetSession):
 
     user: str | None = None
     """Who has authenticated."""
+    mechanism = ""
+    """How, in upper case; or how it was last tried."""
     challenger: Any = None
 
     def ext_AUTH(self, rest: bytes) -> None:
@@ -42,7 +44,7 @@ class AuthSession(OctetSession):
         if maker is None:
             self.reply(reply.AUTH_MECHANISM)
             return
-        self.challenger = maker()
+        self.challenger, self.mechanism = maker(), words[0].upper().decode("ascii", "replace")
         self._mode = Mode.AUTH
         if len(words) == 1:
             self._challenge()

@@ -50,6 +50,8 @@ class Session:
     tls: ServerTLS | None = None
     user: str | None = None
     """Who authenticated."""
+    mechanism: str = ""
+    """By which SASL mechanism, in upper case; of no meaning without a user."""
     started: float = 0.0
     """Unix seconds."""
     checks: TransactionChecks | None = attrs.field(default=None, eq=False, repr=False)

@@ -23,7 +23,7 @@ class ConnectionCount:
 
     def enter(self, peer: Peer) -> bool:
         """Count a session in; False, and nothing counted, when a limit is reached."""
-        client = _client(peer)
+        client = client_of(peer)
         if self._all >= self._total or self._clients[client] >= self._per_client:
             return False
         self._all += 1
@@ -32,7 +32,7 @@ class ConnectionCount:
 
     def leave(self, peer: Peer) -> None:
         """A session that entered is over."""
-        client = _client(peer)
+        client = client_of(peer)
         self._all -= 1
         self._clients[client] -= 1
         if not self._clients[client]:
@@ -54,7 +54,8 @@ def peer_of(address: Any, listener: str) -> Peer:
     return Peer(address=str(ip), port=address.port, listener=listener, via_proxy=via_proxy)
 
 
-def _client(peer: Peer) -> str:
+def client_of(peer: Peer) -> str:
+    """What counts as one client: an IPv4 address, an IPv6 network, or all on UNIX sockets."""
     if peer.address is None:
         return "unix"
     if ":" not in peer.address:

@@ -47,6 +47,8 @@ class RequireTLSESMTP(ConnectionSession):
         self._recipients: list[Recipient] = []
         self._checks: TransactionChecks | None = None
         self._told_later = False
+        self._put_off: Reply | None = None
+        """How MAIL was last put off."""
 
     # --- commands ---------------------------------------------------------------------------------------------
 
@@ -207,9 +209,14 @@ class RequireTLSESMTP(ConnectionSession):
         if answer.is_positive:
             self._envelope, self._told_later = envelope, False
             self.reply(answer)
-        else:
-            self.reset()
-            self.refuse(answer, sender=envelope.reverse_path)
+            return
+        self.reset()
+        # What is temporary is no error that would end the session: over and over, it is told the client only.
+        if answer.is_temporary and answer == self._put_off:
+            self.reply(answer)
+            return
+        self._put_off = answer
+        self.refuse(answer, sender=envelope.reverse_path)
 
     def do_RCPT(self, rest: bytes) -> None:
         """One more recipient."""
@@ -300,6 +307,7 @@ class RequireTLSESMTP(ConnectionSession):
             protocol=name,
             tls=self.tls,
             user=self.user,
+            mechanism=self.mechanism,
             started=self.wall(),
             checks=checks,
         )

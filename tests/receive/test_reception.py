@@ -83,7 +83,7 @@ class Bench:
 
 
 def send(transaction, data, recipients=("anna@example.org",), **envelope):
-    envelope = Envelope(sender=address("s@example.com"), **envelope)
+    envelope = Envelope(**{"sender": address("s@example.com")} | envelope)
     assert transaction.mail(envelope) == reply.SENDER_OK
     taken = []
     for recipient in recipients:

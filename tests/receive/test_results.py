@@ -91,7 +91,7 @@ def test_what_others_say_in_our_name_is_taken_out():
         bench = Bench()
         checks = Checks()
         assert send(bench.begin(checks=checks, **session), MESSAGE).code == 250
-        assert stored(bench).endswith(b"+0000\r\nA: b\r\n" + FOREIGN + b"C: d\r\n\r\n" + FORGED)
+        assert stored(bench).endswith(b"\r\nA: b\r\n" + FOREIGN + b"C: d\r\n\r\n" + FORGED)
         (message,) = bench.store.accepted
         assert message.body.data == MESSAGE
         assert checks.seen[0][1] == MESSAGE  # 76: the octets that a signature covers

@@ -19,7 +19,9 @@ from requiretls_mta.service.config_types import (
     parse_name_server,
     parse_next_hop,
     parse_pattern,
+    parse_rate,
     parse_size,
+    read_rate,
     write_duration,
     write_size,
 )
@@ -38,6 +40,7 @@ EXAMPLES = (
     "delivery.maildir",
     "delivery.lmtp",
     "aliases",
+    "access.senders",
     "relay.routes",
     "requiretls.policy",
     "requiretls.rule",
@@ -264,7 +267,14 @@ def test_an_unknown_key_comes_with_the_nearest_known_one(tmp_path, text, key, me
         ("listen = 5", "listen"),
         ("relay = 5", "relay"),
         ('[access]\nrelay_from = ["10.0.0.1/8"]', "access.relay_from[0]"),
+        ('[access.senders]\nanna = "anna@example.org"', "access.senders.anna"),
+        ('[access.senders]\nanna = ["anna"]', "access.senders.anna[0]"),
+        ('[access.senders]\n"*" = ["{user}@a.b", "{name}@a.b"]', 'access.senders."*"[1]'),
         ("[limits]\nmessage_size = 0", "limits.message_size"),
+        ('[limits]\nmessages_per_user = "500"', "limits.messages_per_user"),
+        ('[limits]\nmessages_per_user = "0/1h"', "limits.messages_per_user"),
+        ('[limits]\nrecipients_per_user = "5/0s"', "limits.recipients_per_user"),
+        ("[limits]\nmessages_per_client = 500", "limits.messages_per_client"),
         ("[limits]\nreceived_hops = true", "limits.received_hops"),
         ('[dns]\nservers = ["ns.example"]', "dns.servers[0]"),
         ("[dns]\ntrust_ad = true", "dns.trust_ad"),
@@ -547,6 +557,8 @@ def test_a_change_that_needs_a_restart_is_named():
     assert needs_restart(old, old) == []
     new = load_config(None, ["hostname=a.example", "requiretls.enabled=false", "access.users=other"])
     assert needs_restart(old, new) == ["access.users", "requiretls.enabled"]
+    new = load_config(None, ["hostname=a.example", "limits.messages_per_user=9/1m", "access.senders.anna=['a@x']"])
+    assert needs_restart(old, new) == []
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path):
@@ -578,3 +590,23 @@ def test_known_keys_have_no_secrets_of_ours():
 def test_a_date_is_not_a_text(tmp_path):
     """TOML has kinds of values that no key takes."""
     assert errors(tmp_path, "hostname = 2026-01-01")["hostname"].found == "2026-01-01"
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [("500/1h", (500, 3600)), ("1/30s", (1, 30)), ("7/1d12h", (7, 129600)), ("999999999/1m", (999999999, 60))],
+)
+def test_rates(text, rate):
+    """A number in a time."""
+    found = read_rate(parse_rate(text))
+    assert ((found.count, found.seconds), found.text) == (rate, text)
+
+
+@pytest.mark.parametrize(
+    "bad", ["/", "5/", "/1h", "-5/1h", "5/h", " 5/1h", "05/1h", "5/1h/1h", "٥/1h", "1e3/1h", 5, None, True]
+)
+def test_bad_rates(bad):
+    """Nothing else."""
+    with pytest.raises(Refused) as caught:
+        parse_rate(bad)
+    assert caught.value.allowed.startswith('a number in a time, such as "500/1h"')
