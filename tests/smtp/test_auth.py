@@ -51,8 +51,10 @@ class Checker:
 class Realm:
     def __init__(self):
         self.logged_out = 0
+        self.avatar_ids = []
 
     def requestAvatar(self, avatar_id, mind, *interfaces):
+        self.avatar_ids.append(avatar_id)
         return IMessageDelivery, None, self.log_out
 
     def log_out(self):
@@ -103,7 +105,10 @@ def test_it_is_offered_inside_tls_where_it_is_configured():
     ],
 )
 def test_a_login(dialogue):
-    """With and without initial response; the user is in the session of the mail that follows, the A in its protocol."""
+    """With and without initial response; who and how is in the session of the mail that follows, the A in its protocol.
+
+    The name is the one that an application's own portal made its avatar of.
+    """
     desk = Desk()
     assert desk.ask("MAIL FROM:<ann@b.example>")[:9] == "530 5.7.0"
     *challenges, last = [desk.ask(line) for line in dialogue]
@@ -112,6 +117,8 @@ def test_a_login(dialogue):
     assert desk.ask("MAIL FROM:<ann@b.example>")[:9] == "250 2.1.0"
     session = desk.memory.answers.begun[0].session
     assert (session.user, session.protocol) == ("ann", "ESMTPSA")
+    assert session.mechanism == dialogue[0].split()[1].upper()
+    assert desk.realm.avatar_ids == [session.user.encode()]
 
 
 @pytest.mark.parametrize(

@@ -458,6 +458,17 @@ def test_surplus_recipients_do_not_fill_the_log():
     assert len(memory.events.of("rejected")) == 2
 
 
+def test_mail_that_is_put_off_over_and_over_does_not_fill_the_log():
+    """One line for one answer; what is said for good is told each time."""
+    memory = Memory()
+    line = memory.connect()
+    line.ask("EHLO x\r\n")
+    for answer, told in ((reply.TOO_OFTEN, 1), (reply.LOCAL_ERROR, 2), (reply.NO_RELAY, 7)):
+        memory.answers.mail_reply = answer
+        assert line.ask("MAIL FROM:<a@b.example>\r\n" * 5) == answer.wire * 5
+        assert len(memory.events.of("rejected")) == told
+
+
 def test_events_name_the_session_and_the_reply():
     """One for the connection; one for each refusal of policy, with sender and recipient where there are any."""
     memory = Memory(listener="mx", settings={"message_size": 100})
