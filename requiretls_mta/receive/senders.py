@@ -54,7 +54,7 @@ class Right:
                         raise AddressError("no address in it")
                     refused = next(filter(None, (self._refusal(address, name) for address in named)), None)
                 except AddressError as why:
-                    text = f"{name} cannot be read ({_cut(str(why))}), and {_cut(self.user)} may only send as some"
+                    text = f"{name} cannot be read ({_cut(str(why))}), and {_cut(self.user)} may not send as anybody"
                     return _NOT_ALLOWED.with_text(text)
                 if refused is not None:
                     return refused
