@@ -107,7 +107,8 @@ def verify_chain(
         key = parse_key(keys[newest.key_name], newest.algorithm)
         hashed = hash_body(pieces(body, len(header) + 2, is_late), [newest.body])[newest.body]
         relaxed = newest.relaxed_header
-        signed = signed_header(header, headers.fields(header), newest.names, newest.field, relaxed=relaxed)
+        own = header[newest.field.start : newest.field.end]
+        signed = signed_header(header, headers.fields(header), newest.names, own, relaxed=relaxed)
         finding = judge(newest, key, signed, hashed, time.time())
         if finding.result != "pass":
             return finding.reason

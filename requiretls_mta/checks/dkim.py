@@ -147,15 +147,15 @@ def verify(job: Job, now: float, is_late: Callable[[], bool] = lambda: False) ->
     for signature in job.signatures:
         key = ready[signature]
         if isinstance(key, KeyRecord):
-            relaxed = signature.relaxed_header
-            signed = signed_header(job.header, fields, signature.names, signature.field, relaxed=relaxed)
+            own = job.header[signature.field.start : signature.field.end]
+            signed = signed_header(job.header, fields, signature.names, own, relaxed=signature.relaxed_header)
             found.append(judge(signature, key, signed, hashes[signature.body], now))
         else:
             found.append(key)
     return found
 
 
-def pieces(body: Body, start: int, is_late: Callable[[], bool]) -> Iterator[bytes]:
+def pieces(body: Body, start: int, is_late: Callable[[], bool] = lambda: False) -> Iterator[bytes]:
     """A body from an octet on, as long as somebody waits for it. Blocks."""
     while start < body.size and not is_late():
         piece = body.read(start, PIECE)

@@ -1,7 +1,8 @@
 """What a DKIM signature covers (RFC 6376 3.4, 3.7): canonicalization of fields, and of a body piece by piece.
 
-Not dkimpy: it holds several copies of a whole message, and its patterns take time in proportion to the square of a run
-of blanks, in a thread too without letting anybody else run. Here a body is read once for all signatures.
+For who verifies and for who signs. Not dkimpy: it holds several copies of a whole message, and its patterns take time
+in proportion to the square of a run of blanks, in a thread too without letting anybody else run. Here a body is read
+once for all signatures.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ def without_signature(raw: bytes) -> bytes:
     return name + colon + b";".join(tags)
 
 
-def signed_header(header: bytes, fields: Iterable[Field], names: Iterable[str], own: Field, *, relaxed: bool) -> bytes:
-    """The octets of the header section that a signature covers: its fields, the lowest of a name first, then itself."""
+def signed_header(header: bytes, fields: Iterable[Field], names: Iterable[str], own: bytes, *, relaxed: bool) -> bytes:
+    """The octets of the header section that a signature covers: its fields, the lowest of a name first, then `own`."""
     by_name: dict[str, list[Field]] = {}
     for field in fields:
         by_name.setdefault(field.name.decode("ascii", "replace"), []).append(field)
@@ -48,7 +49,7 @@ def signed_header(header: bytes, fields: Iterable[Field], names: Iterable[str], 
         if left := by_name.get(name):
             field = left.pop()
             covered.append(canonical_field(header[field.start : field.end], relaxed=relaxed))
-    itself = canonical_field(without_signature(header[own.start : own.end]), relaxed=relaxed)
+    itself = canonical_field(without_signature(own), relaxed=relaxed)
     return b"".join(covered) + itself.removesuffix(b"\r\n")
 
 
