@@ -6,8 +6,9 @@ import click
 
 from requiretls_mta.cli.common import USAGE, config_options, configuration, fail
 from requiretls_mta.service.config import NO_FILE, as_toml_tables
-from requiretls_mta.service.config_notes import unreadable_files, without_effect, without_secrets
+from requiretls_mta.service.config_notes import cautions, unreadable_files, without_effect, without_secrets
 from requiretls_mta.service.config_write import write_toml
+from requiretls_mta.service.policies import policies, with_files
 
 
 @click.group()
@@ -26,6 +27,8 @@ def check(context: click.Context) -> None:
         fail(USAGE, "\n".join(map(str, problems)))
     for key in without_effect(found):
         click.echo(f"{key}: has no effect yet", err=True)
+    for caution in cautions(with_files(policies(found))):
+        click.echo(caution, err=True)
     click.echo(f"{found.file or NO_FILE}: ok")
 
 

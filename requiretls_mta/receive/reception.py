@@ -29,6 +29,8 @@ from requiretls_mta.receive.rates import Rates
 from requiretls_mta.receive.recipients import AliasLoopError, complete, is_postmaster, needs_mailbox, refusal
 from requiretls_mta.receive.rules import Facts, without_suffix
 from requiretls_mta.receive.settings import Settings
+from requiretls_mta.receive.signing import Signer
+from requiretls_mta.receive.signing_rules import Unsigned
 from requiretls_mta.receive.submission import Submission, submit
 from requiretls_mta.receive.trace import auth_result, received_field
 from requiretls_mta.smtp.interfaces import Session
@@ -53,6 +55,8 @@ class ReceptionStation:
     """Asks whether a mailbox exists: why its mail is not taken, or None. Never fails."""
     rates: Rates = attrs.field(factory=lambda: Rates(time.monotonic))
     """How often who has sent: of all listeners together."""
+    signer: Signer | None = None
+    """None: nothing is signed, whatever the settings say."""
 
     def begin(self, session: Session) -> Reception:
         """A transaction under the policies of this moment."""
@@ -69,6 +73,8 @@ class Reception:
         self._session = session
         self._settings = settings
         self._authority = authority(session, settings, station.rates, trusted=station.trusted)
+        # RFC 6376 2.1: for whom we answer.
+        self._signs = self._authority.relays and bool(settings.signing) and station.signer is not None
         self._envelope: Envelope | None = None
         self._suffixed: set[int] = set()
         """Numbers of the recipients that were named with `rules.SUFFIX`."""
@@ -168,6 +174,8 @@ class Reception:
             if (refused := refusal_of(verdicts)) is not None and not self._is_for_postmaster():
                 writer.abort()
                 return refused
+            if self._signs:
+                added = await self._signatures(added + header, body, content.header_end + 2) + added
             parts = self._shares(header)
             messages = [
                 self._message(content, share, body, verdicts=verdicts, cuts=forged, added=added) for share in parts
@@ -227,6 +235,18 @@ class Reception:
         )
         return shares(envelope.recipients, self._suffixed, facts, self._settings.rules)
 
+    async def _signatures(self, header: bytes, body: Body, body_start: int) -> bytes:
+        """Fields for the top; what is cut out of the header is never signed.
+
+        A failure is the message's: it is to come again, for without the signature it might be refused elsewhere.
+        """
+        assert self._station.signer is not None
+        signatures = await self._station.signer.sign(header, body, body_start, self._settings.signing)
+        if isinstance(signatures, Unsigned):
+            self._tell_decision("not DKIM-signed", signatures.reason)
+            return b""
+        return signatures
+
     def _message(
         self, content: Content, share: Share, body: Body, *, verdicts: Sequence[Verdict], cuts: Cuts, added: bytes
     ) -> Message:
@@ -283,16 +303,16 @@ class Reception:
             case headers.TLSRequired.ABSENT:
                 return None
             case headers.TLSRequired.INVALID:
-                self._note_header("it is not one field that says exactly No")
+                self._tell_decision("TLS-Required ignored", "it is not one field that says exactly No")
                 return None
             case headers.TLSRequired.NO:
                 honor = self._settings.honor_header
                 if honor == "any" or (honor == "authenticated" and self._session.user is not None):
                     return Tag.OPTIONAL
-                self._note_header(f"requiretls.honor_header is {honor}")
+                self._tell_decision("TLS-Required ignored", f"requiretls.honor_header is {honor}")
                 return None
 
-    def _note_header(self, reason: str) -> None:
+    def _tell_decision(self, decision: str, reason: str) -> None:
         self._station.events.emit(
-            "policy", session=self._session.id, queue_id=self._id, decision="TLS-Required ignored", reason=reason
+            "policy", session=self._session.id, queue_id=self._id, decision=decision, reason=reason
         )

@@ -12,6 +12,7 @@ from requiretls_mta.receive.lists import Lists
 from requiretls_mta.receive.rates import Rate
 from requiretls_mta.receive.rules import Rule
 from requiretls_mta.receive.senders import Grant
+from requiretls_mta.receive.signing_keys import Keys
 
 _KNOWN = 10_000
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -47,6 +48,8 @@ class Settings:
     recipients_per_user: Rate | None = None
     messages_per_client: Rate | None = None
     """Of clients that are neither trusted nor in `relay_from`; users among them count as both."""
+    signing: Keys = attrs.field(factory=dict)
+    """With what mail that may relay is signed."""
     received_hops: int = 50
     """Received fields that a message may bring along (RFC 5321 6.3)."""
     _relaying: dict[str, bool] = attrs.field(factory=dict, init=False, eq=False, repr=False)

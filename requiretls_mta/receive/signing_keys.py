@@ -25,7 +25,7 @@ class SigningKeyError(Exception):
     """The file cannot be used to sign with; the text names it, and says what is allowed."""
 
     def __init__(self, path: Path, found: str) -> None:
-        super().__init__(f"{path}: found {found}; {ALLOWED} is needed")
+        super().__init__(f"{path}: found {found}; allowed: {ALLOWED}")
         self.found = found
 
 

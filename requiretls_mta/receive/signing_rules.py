@@ -8,14 +8,14 @@ from collections.abc import Iterable, Sequence
 
 import attrs
 
-from requiretls_mta.checks.dmarc_rules import addresses
+from requiretls_mta.checks.dmarc_rules import LONGEST_FROM, addresses
 from requiretls_mta.message.address import AddressError, ascii_domain, check_domain
 from requiretls_mta.message.header import Field, fields_named
 from requiretls_mta.receive.signing_keys import SigningKey
 
 ALWAYS = (
     *("from", "sender", "reply-to", "to", "cc", "subject", "date", "message-id", "in-reply-to", "references"),
-    *("mime-version", "content-type", "content-transfer-encoding", "tls-required"),
+    *("mime-version", "content-type", "content-transfer-encoding", "tls-required", "requiretls"),
 )
 """Signed once more than they occur, so that none can be added on the way (RFC 6376 8.15)."""
 IF_PRESENT = (
@@ -25,8 +25,8 @@ IF_PRESENT = (
 """The same where there is one already. Without, they are a mailing list's to add (RFC 6376 5.4.1, RFC 8058 4)."""
 MOST_FIELDS = 100
 """That are signed; of each of them a message has one."""
-LONGEST_FROM = 16 * 1024
 _WIDTH = 77
+"""Characters of a line (RFC 5322 2.1.1), where no name is longer."""
 
 
 @attrs.frozen
@@ -96,7 +96,7 @@ def with_value(field: bytes, value: bytes) -> bytes:
 
 
 def _folded(parts: Iterable[str]) -> bytes:
-    """One behind the other, each on a new line that would make its line too long (RFC 5322 2.1.1)."""
+    """One behind the other; one that would make its line too long begins another."""
     lines = [""]
     for part in parts:
         if lines[-1] and len(lines[-1]) + len(part) > _WIDTH:

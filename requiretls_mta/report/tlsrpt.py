@@ -1,7 +1,7 @@
 """TLS reports (RFC 8460): sessions are counted day by day; when a day is over, each domain that wants to know is told.
 
 What waits is in a ledger, so that a restart loses no day and repeats no report. Reports go by mail, with
-`TLS-Required: No`, or by HTTPS, and are tried for a day. They carry no DKIM signature yet.
+`TLS-Required: No`, or by HTTPS, and are tried for a day. Whoever admits those that go by mail signs them.
 """
 
 from __future__ import annotations

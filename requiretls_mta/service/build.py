@@ -28,11 +28,13 @@ from requiretls_mta.dns.resolver import StubResolver
 from requiretls_mta.dns.settings import show_server
 from requiretls_mta.message.envelope import Recipient
 from requiretls_mta.message.ports import Events, NoEvents
+from requiretls_mta.message.stored import Message
 from requiretls_mta.queue.sqlite import SQLiteStore
 from requiretls_mta.queue.writer import Writer
 from requiretls_mta.receive.admission import Admission
 from requiretls_mta.receive.rates import Rates
 from requiretls_mta.receive.reception import ReceptionStation
+from requiretls_mta.receive.signing import Signer
 from requiretls_mta.relay.callout import Callout
 from requiretls_mta.relay.destination import Way
 from requiretls_mta.relay.lookup import RouteFinder
@@ -45,6 +47,7 @@ from requiretls_mta.report.dsn import Reports
 from requiretls_mta.report.observe import Observations, ledger_path
 from requiretls_mta.report.tlsrpt import TLSReports
 from requiretls_mta.service.config import Config
+from requiretls_mta.service.config_notes import cautions
 from requiretls_mta.service.config_sections import Listen
 from requiretls_mta.service.control import Controls, ControlSocket
 from requiretls_mta.service.events import Subscribers
@@ -61,6 +64,8 @@ MAILBOX_THREADS = 4
 """Messages written into mailboxes at once; each waits for the disk, not for the processor."""
 CHECK_THREADS = 2
 """Messages whose signatures are verified at once."""
+SIGNING_THREADS = 2
+"""Messages signed at once. Not in the checks' threads: what strangers send must not hold up what our users do."""
 
 
 def make_service(
@@ -117,6 +122,8 @@ class _House:
                 in_thread=partial(deferToThreadPool, reactor, self.checks_pool),
             )
         )
+        self.signing_pool = ThreadPool(0, SIGNING_THREADS, name="signing")
+        self.signer = Signer(in_thread=partial(deferToThreadPool, reactor, self.signing_pool), wall=wall)
         self.contexts = server_tls.ServerContexts()
         self.users = UsersChecker(reactor, UsersFile(config.access.users))
         self.rates = Rates(reactor.seconds)
@@ -160,7 +167,7 @@ class _House:
                     config,
                     resolver=self.resolver,
                     context=lambda: self._relay_settings().context,
-                    admit=self.admission.admit,
+                    admit=self._admit_signed,
                     new_id=self.store.new_id,
                     wall=wall,
                     events=events,
@@ -219,6 +226,9 @@ class _House:
         assert settings is not None
         return settings
 
+    async def _admit_signed(self, message: Message) -> None:
+        await self.admission.admit(await self.signer.signed(message, self.policies.receive.signing))
+
     # --- listeners --------------------------------------------------------------------------------------------
 
     def _bindings(self) -> list[Binding]:
@@ -245,6 +255,7 @@ class _House:
                     trusted=listen.trusted,
                     callout=self.callout.ask,
                     rates=self.rates,
+                    signer=self.signer,
                 ),
                 contextFactory=self.contexts,
                 challengers={b"PLAIN": PlainCredentials, b"LOGIN": LOGINCredentials} if submission else None,
@@ -296,6 +307,7 @@ class _House:
             self.contexts.loaded = self._load_tls(self.config)
         self.relay = relay_settings(self.config)
         self.policies = with_files(self.policies)
+        self._caution()
         self.users.load()
 
     def _prepare(self) -> None:
@@ -325,6 +337,7 @@ class _House:
         self.users.start()
         self.mailbox_pool.start()
         self.checks_pool.start()
+        self.signing_pool.start()
         if self.sts is not None:
             self.sts.start()
         for watcher in self.watchers:
@@ -345,6 +358,11 @@ class _House:
         self.policies, self.relay, self.contexts.loaded = new, relay, loaded
         self.users.replace(users)
         self.config = attrs.evolve(self.config, tls=config.tls)
+        self._caution()
+
+    def _caution(self) -> None:
+        for caution in cautions(self.policies):
+            self._log.warn("{caution}", caution=caution)
 
     async def _closed(self) -> None:
         self.manager.close()
@@ -355,7 +373,7 @@ class _House:
         for watcher in self.watchers:
             watcher.stop()
         self.users.stop()
-        for pool in (self.mailbox_pool, self.checks_pool):
+        for pool in (self.mailbox_pool, self.checks_pool, self.signing_pool):
             if pool.started:
                 pool.stop()
         await self.control.stop()

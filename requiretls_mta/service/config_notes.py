@@ -12,13 +12,14 @@ import attrs
 from requiretls_mta.message.addresses_file import AddressesError, read_addresses
 from requiretls_mta.receive.lists import MOST_MEMBERS
 from requiretls_mta.receive.recipients import MOST_KNOWN
+from requiretls_mta.receive.signing_keys import ALLOWED, SigningKeyError, keys_of, read_key
 from requiretls_mta.service.config import Config, as_toml_tables
 from requiretls_mta.service.config_errors import Path_, Problem, dotted
 from requiretls_mta.service.config_types import StoreURL
+from requiretls_mta.service.policies import Policies
 
 _LATER: dict[Path_, Callable[[Config], bool]] = {
     ("workers",): lambda config: config.workers != 1,
-    ("dkim", "sign"): lambda config: bool(config.dkim.sign),
     ("store", "url"): lambda config: config.store.url != "",
     ("store", "node"): lambda config: config.store.node != config.hostname,
     ("web",): lambda config: config.web.endpoint is not None,
@@ -82,7 +83,8 @@ def unreadable_files(config: Config) -> list[Problem]:
                 continue
             found = f'"{path}": {os.strerror(error.errno) if error.errno else error}'
             problems.append(Problem(str(config.file or ""), dotted(key), found, "a readable file"))
-    return problems + list(_bad_addresses(config, {problem.key for problem in problems}))
+    unread = {problem.key for problem in problems}
+    return [*problems, *_bad_addresses(config, unread), *_bad_keys(config, unread)]
 
 
 def _bad_addresses(config: Config, unread: set[str]) -> Iterator[Problem]:
@@ -98,6 +100,30 @@ def _bad_addresses(config: Config, unread: set[str]) -> Iterator[Problem]:
                 read_addresses(path, most=most)
         except AddressesError as error:
             yield Problem(str(config.file or ""), dotted(key), str(error), f"one address a line, at most {most}")
+
+
+def _bad_keys(config: Config, unread: set[str]) -> Iterator[Problem]:
+    """Files that hold no key to sign with, but for those that cannot be read at all."""
+    for index, sign in enumerate(config.dkim.sign):
+        key = dotted(("dkim", "sign", index, "key"))
+        try:
+            if key not in unread:
+                read_key(sign.domain, sign.selector, sign.key)
+        except SigningKeyError as error:
+            yield Problem(str(config.file or ""), key, f'{error.found} in "{sign.key}"', ALLOWED)
+
+
+def cautions(found: Policies) -> list[str]:
+    """What an operator should know of valid policies with what stands in their files."""
+    config, signing = found.config, found.receive.signing
+    told = [caution for keys in signing.values() for key in keys for caution in key.cautions]
+    contact = config.tlsrpt.contact
+    if config.tlsrpt.enabled and not keys_of(contact.rpartition("@")[2].lower(), signing):
+        # RFC 8460 3.
+        told.append(
+            f"tlsrpt: no [[dkim.sign]] is for {contact}; receivers must ignore reports by mail without a signature"
+        )
+    return told
 
 
 def _files(config: Config) -> Iterator[tuple[Path_, Path]]:

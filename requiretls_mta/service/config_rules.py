@@ -15,6 +15,9 @@ from requiretls_mta.service.config_types import AddressKey
 if TYPE_CHECKING:
     from requiretls_mta.service.config import Config
 
+LONGEST_NAME = 253
+"""Characters of a name in the DNS."""
+
 
 @attrs.frozen
 class Conflict:
@@ -33,6 +36,7 @@ def conflicts(config: Config) -> Iterator[Conflict]:
     yield from _lists(config)
     yield from _requiretls(config)
     yield from _dnswl(config)
+    yield from _signing(config)
     if config.dmarc.action == "reject" and (config.spf.action == "off" or not config.dkim.verify):
         about: tuple[Path_, ...] = (("dmarc", "action"), ("spf", "action"), ("dkim", "verify"))
         yield Conflict(about, '"reject", without SPF or DKIM', "spf.action other than off, and dkim.verify = true")
@@ -138,3 +142,16 @@ def _dnswl(config: Config) -> Iterator[Conflict]:
         if len(entry.zone) > LONGEST_ZONE:
             found = f"{len(entry.zone)} characters"
             yield Conflict((("dnswl", index, "zone"),), found, f"at most {LONGEST_ZONE}, for a name to stand in front")
+
+
+def _signing(config: Config) -> Iterator[Conflict]:
+    names: set[str] = set()
+    for index, sign in enumerate(config.dkim.sign):
+        about: tuple[Path_, ...] = (("dkim", "sign", index, "selector"), ("dkim", "sign", index))
+        name = f"{sign.selector}._domainkey.{sign.domain}"
+        if name in names:
+            yield Conflict(about, f'"{sign.selector}" again for {sign.domain}', "each selector of a domain once")
+        names.add(name)
+        if len(name) > LONGEST_NAME:
+            found = f"{len(name)} characters of {name}"
+            yield Conflict(about, found, f"at most {LONGEST_NAME}, for a key must be found under it")

@@ -21,6 +21,7 @@ from requiretls_mta.receive.recipients import MOST_KNOWN
 from requiretls_mta.receive.rules import Rule, address_pattern, header_pattern
 from requiretls_mta.receive.senders import EVERYBODY_ELSE, Grant
 from requiretls_mta.receive.settings import Settings as ReceiveSettings
+from requiretls_mta.receive.signing_keys import SigningKey, read_key
 from requiretls_mta.relay.lookup import LookupSettings
 from requiretls_mta.relay.retry import RetrySettings
 from requiretls_mta.relay.schedule import ScheduleSettings
@@ -109,9 +110,9 @@ def policies(config: Config, generation: int = 0) -> Policies:
 
 
 def with_files(found: Policies) -> Policies:
-    """The policies with what stands in files: members of lists, recipients that exist.
+    """The policies with what stands in files: members of lists, recipients that exist, keys to sign with.
 
-    Raises `message.addresses_file.AddressesError` or `OSError`.
+    Raises `message.addresses_file.AddressesError`, `receive.signing_keys.SigningKeyError` or `OSError`.
     """
     config = found.config
     lists = {
@@ -124,7 +125,11 @@ def with_files(found: Policies) -> Policies:
     if config.delivery.recipients not in ("any", "callout"):
         known = read_addresses(Path(config.delivery.recipients), most=MOST_KNOWN)
         recipients = frozenset(address.key for address in known)
-    return attrs.evolve(found, receive=attrs.evolve(found.receive, lists=lists, recipients=recipients))
+    signing: dict[str, tuple[SigningKey, ...]] = {}
+    for sign in config.dkim.sign:
+        signing[sign.domain] = (*signing.get(sign.domain, ()), read_key(sign.domain, sign.selector, sign.key))
+    receive = attrs.evolve(found.receive, lists=lists, recipients=recipients, signing=signing)
+    return attrs.evolve(found, receive=receive)
 
 
 def _grant(user: str, addresses: Sequence[str]) -> Grant:

@@ -7,6 +7,7 @@ from requiretls_mta import __version__
 from requiretls_mta.cli.main import cli
 from requiretls_mta.service.config import load_config
 from requiretls_mta.service.embedded import embedded_default
+from tests.receive.signatures import ED25519, pem
 
 
 def run(*arguments):
@@ -43,6 +44,16 @@ def test_a_missing_certificate_is_found(tmp_path):
     assert result.exit_code == 2
     assert "tls.certificate" in result.stderr
     assert "tls.key" in result.stderr
+
+
+def test_what_an_operator_should_know_is_told(tmp_path):
+    """It is no error: status 0, and the line on stderr."""
+    (tmp_path / "key.pem").write_bytes(pem(ED25519))
+    (tmp_path / "key.pem").chmod(0o644)
+    (tmp_path / "mta.toml").write_text('[[dkim.sign]]\ndomain = "a.example"\nselector = "s"\nkey = "key.pem"\n')
+    result = run("config", "check", "--config", "mta.toml")
+    assert result.exit_code == 0
+    assert result.stderr == f"{tmp_path}/key.pem: others may read or write it (mode 0644); 0600 is needed\n"
 
 
 @pytest.mark.parametrize("place", range(3))

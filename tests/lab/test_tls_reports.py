@@ -9,6 +9,7 @@ import random
 import smtplib
 import time
 
+import dkim
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -19,7 +20,10 @@ from tests.lab.ca import CA
 from tests.lab.dns import Lab
 from tests.lab.mta import MTA, free_port
 from tests.lab.require import need
+from tests.lab.test_authentication import strings
+from tests.lab.test_signing import as_sent, key_in_dns
 from tests.lab.web import WebServer
+from tests.receive import signatures
 
 A, B, WEB = "127.0.0.65", "127.0.0.66", "127.0.0.67"
 
@@ -51,7 +55,10 @@ def world(tmp_path):
                     f'_smtp._tls TXT "v=TLSRPTv1; rua={rua}"',
                 ],
             )
+        key = signatures.record(signatures.RSA).replace(b"k=rsa;", b"k=rsa; s=tlsrpt;")
+        lab.zone("here.test", [f"r1._domainkey TXT {strings(key)}"])
         lab.start()
+        (tmp_path / "key.pem").write_bytes(signatures.pem(signatures.RSA))
         common = f"""
 [dns]
 servers = ["{":".join(map(str, lab.resolver_address))}"]
@@ -89,11 +96,15 @@ service = "mx"
 [tlsrpt]
 enabled = true
 contact = "mailto:reports@here.test"
+[[dkim.sign]]
+domain = "here.test"
+selector = "r1"
+key = "{tmp_path}/key.pem"
 {common}""",
             (A, port),
         ).start()
         try:
-            yield a, b, web, port
+            yield a, b, web, port, key_in_dns(lab.resolver_address)
         finally:
             a.stop()
             b.stop()
@@ -127,7 +138,7 @@ def report_in(octets):
 
 def test_a_day_of_mail_is_observed_and_reported(world):
     """What the sessions showed, while the service runs and while it does not; the reports come through broken DANE."""
-    a, b, web, port = world
+    a, b, web, port, ask = world
     with smtplib.SMTP(A, port, timeout=10) as client:
         for to in ("x@good.test", "x@bad.test"):
             client.sendmail("s@here.test", [to], b"Subject: x\r\n\r\nbody\r\n")
@@ -147,7 +158,10 @@ def test_a_day_of_mail_is_observed_and_reported(world):
     assert observed(a) == seen
     (to_good,), (to_bad,) = b.mail("tls@good.test"), b.mail("tls@bad.test")
     for domain, octets, ok in (("good.test", to_good, 1), ("bad.test", to_bad, 0)):
+        # RFC 8460 3: by a key for nothing but reports, found in the DNS.
+        assert dkim.verify(as_sent(octets), dnsfunc=ask, tlsrpt="strict")
         message, report = report_in(octets)
+        assert " d=here.test; s=r1;" in message["DKIM-Signature"] and message["From"] == "reports@here.test"
         assert message["TLS-Report-Domain"] == domain and message["TLS-Required"] == "No"
         ((policy),) = report["policies"]
         assert policy["policy"]["policy-type"] == "tlsa"

@@ -52,7 +52,7 @@ def expanded_report(to):
 class Bench:
     """A station with fakes behind it."""
 
-    def __init__(self, settings=SETTINGS, trusted=False):
+    def __init__(self, settings=SETTINGS, trusted=False, signer=None):
         self.store, self.schedule, self.events = FakeStore(), FakeSchedule(), RecordedEvents()
         self.expanded = []
         self.station = ReceptionStation(
@@ -62,6 +62,7 @@ class Bench:
             events=self.events,
             wall=lambda: 1_700_000_000.0,
             trusted=trusted,
+            signer=signer,
         )
 
     def tell(self, message, aliases):

@@ -56,7 +56,7 @@ def test_what_cannot_sign(written, octets, found):
     with pytest.raises(SigningKeyError) as caught:
         read_key("example.org", "s1", path)
     assert str(caught.value) == (
-        f"{path}: found {found}; an RSA (1024 to 4096 bits) or Ed25519 private key as PEM, without a password is needed"
+        f"{path}: found {found}; allowed: an RSA (1024 to 4096 bits) or Ed25519 private key as PEM, without a password"
     )
 
 

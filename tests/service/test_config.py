@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from requiretls_mta.service.config import Config, as_toml_tables, load_config
 from requiretls_mta.service.config_convert import known_keys
 from requiretls_mta.service.config_errors import ConfigError, Refused, dotted
-from requiretls_mta.service.config_notes import needs_restart, unreadable_files, without_effect, without_secrets
+from requiretls_mta.service.config_notes import (
+    cautions,
+    needs_restart,
+    unreadable_files,
+    without_effect,
+    without_secrets,
+)
 from requiretls_mta.service.config_read import given_keys
 from requiretls_mta.service.config_types import (
     parse_answers,
@@ -26,6 +32,8 @@ from requiretls_mta.service.config_types import (
     write_size,
 )
 from requiretls_mta.service.config_write import write_toml
+from requiretls_mta.service.policies import policies, with_files
+from tests.receive.signatures import ED25519, pem
 
 DOCUMENTED = Path(__file__).with_name("documented.toml")
 # The page shows an example, not a default, for these.
@@ -579,6 +587,45 @@ def test_what_is_wrong_in_a_file_of_addresses_is_found(tmp_path):
     assert all("m, line 2: found" in each for each in found.values())
     (tmp_path / "m").unlink()
     assert len(unreadable_files(load_config(write(tmp_path, text)))) == 2
+
+
+def signs(domain="example.org", selector="s1", key="key.pem"):
+    return f'[[dkim.sign]]\ndomain = "{domain}"\nselector = "{selector}"\nkey = "{key}"\n'
+
+
+def test_a_file_without_a_key_to_sign_with_is_found(tmp_path):
+    """With what is allowed; one that is missing is told once."""
+    (tmp_path / "key.pem").write_text("no key")
+    config = load_config(write(tmp_path, signs() + signs(selector="s2", key="none.pem")))
+    missing, bad = unreadable_files(config)
+    assert missing.key == "dkim.sign[1].key"
+    assert (bad.key, bad.found) == ("dkim.sign[0].key", f'no private key that can be read in "{tmp_path}/key.pem"')
+    assert "RSA (1024 to 4096 bits) or Ed25519" in bad.allowed
+    assert without_effect(config) == []
+
+
+def test_several_keys_of_a_domain_have_selectors_of_their_own(tmp_path):
+    """Two keys cannot be published under one name, and not every name can be published."""
+    found = errors(tmp_path, signs() + signs(selector="s2") + signs())
+    assert {key: problem.found for key, problem in found.items()} == {
+        "dkim.sign[2].selector": '"s1" again for example.org'
+    }
+    load_config(write(tmp_path, signs() + signs(selector="s2") + signs(domain="sub.example.org")))
+    long = ".".join(["d" * 60] * 4)
+    assert "at most 253" in errors(tmp_path, signs(domain=long))["dkim.sign[0].selector"].allowed
+
+
+@pytest.mark.parametrize(
+    ("domain", "is_told"), [("example.org", False), ("org", False), ("reports.example.org", True), ("x.org", True)]
+)
+def test_reports_without_a_signature_are_told(tmp_path, domain, is_told):
+    """RFC 8460 3: by mail they would be ignored."""
+    (tmp_path / "key.pem").write_bytes(pem(ED25519))
+    (tmp_path / "key.pem").chmod(0o600)
+    on = '[tlsrpt]\nenabled = true\ncontact = "mailto:tls@Example.org"\n'
+    found = with_files(policies(load_config(write(tmp_path, on + signs(domain)))))
+    assert [told[:32] for told in cautions(found)] == ["tlsrpt: no [[dkim.sign]] is for "] * is_told
+    assert cautions(with_files(policies(load_config(write(tmp_path, signs(domain)))))) == []
 
 
 def test_known_keys_have_no_secrets_of_ours():

@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import dkim
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.trial.unittest import TestCase
@@ -22,6 +23,7 @@ from requiretls_mta.service.config import load_config
 from tests.lab.ca import CA
 from tests.lab.web import WebServer
 from tests.receive.fakes import RecordedEvents
+from tests.receive.signatures import RSA, pem, record
 from tests.relay.fakes import FakeResolver
 
 YESTERDAY = int(time.time() // DAY) - 1
@@ -51,8 +53,13 @@ trust = "{self.ca.roots}"
 [tlsrpt]
 enabled = true
 contact = "mailto:tls@here.test"
+[[dkim.sign]]
+domain = "here.test"
+selector = "r1"
+key = "key.pem"
 """
         )
+        (self.folder / "key.pem").write_bytes(pem(RSA))
         self.config = load_config(self.folder / "config.toml")
         self.events = RecordedEvents()
         self.resolver = FakeResolver(
@@ -109,7 +116,9 @@ contact = "mailto:tls@here.test"
         yield service.stopService()
         ((_, _, posted),) = self.web.requests
         (file,) = (self.folder / "mail/rua.test/a/new").iterdir()
+        assert dkim.verify(file.read_bytes(), dnsfunc=lambda name, timeout=5: record(RSA))
         message = email.message_from_bytes(file.read_bytes(), policy=email.policy.default)
+        assert " d=here.test; s=r1;" in message["DKIM-Signature"]
         assert message["TLS-Required"] == "No" and message["TLS-Report-Domain"] == "there.test"
         assert message["Return-Path"] == "<>"
         _, attached = message.iter_parts()
