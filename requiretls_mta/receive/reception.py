@@ -211,8 +211,14 @@ class Reception:
 
     def _submission(self, header: bytes, content: Content) -> Submission | Reply:
         """RFC 6409: the message judged by its header, with what it lacks."""
+        strict = self._session.user is not None
         submission = submit(
-            header, content, queue_id=self._id, hostname=self._settings.hostname, now=self._station.wall()
+            header,
+            content,
+            strict=strict,
+            queue_id=self._id,
+            hostname=self._settings.hostname,
+            now=self._station.wall(),
         )
         right = self._authority.right
         if isinstance(submission, Reply) or right is None:

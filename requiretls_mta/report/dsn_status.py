@@ -19,6 +19,7 @@ _DIAGNOSTIC_LIMIT = 4000
 _DIAGNOSTICS_LIMIT = 200_000
 """Characters of one Diagnostic-Code, and of all of them in a report."""
 _CLASSES = {Action.FAILED: 5, Action.DELAYED: 4}
+_EDGES = re.compile(r"\A +| +\Z")
 _EMBEDDED = re.compile(r"\\x\{([0-9A-F]{2,6})\}")
 
 
@@ -107,13 +108,16 @@ def _diagnostic(outcome: Outcome, room: int) -> str:
 
 def _original_recipient(recipient: Recipient, *, utf8: bool) -> str:
     kind, _, address = (recipient.orcpt or "").partition(";")
+    # A blank at an end would be taken for folding and lost: it stays encoded.
     if kind.lower() == "utf-8":
         # RFC 6533 3: unitext may have come from the client, raw UTF-8 in it or not; xtext it is not.
         shown = quote(_EMBEDDED.sub(_character, address)) if utf8 else embed(address, "")
+        shown = _EDGES.sub(lambda blanks: r"\x{20}" * len(blanks.group()), shown)
     else:
         shown = _ascii(quote(decode(address))) if address.isascii() else embed(address)
-    # A blank at an end would be taken for folding and lost: such an address stays in the form in which it came.
-    return f"{quote(kind)};{shown if shown == shown.strip() else quote(address)}"
+        if shown != shown.strip():
+            shown = quote(address)
+    return f"{quote(kind)};{shown}"
 
 
 def _character(embedded: re.Match[str]) -> str:

@@ -151,6 +151,7 @@ def test_a_sender_with_a_local_part_outside_ascii_gets_utf8_throughout():
         (True, "x-odd;a+40b", "x-odd;a@b"),
         (False, "rfc822;+20", "rfc822;+20"),
         (True, "utf-8;a\\x{20}", "utf-8;a\\x{20}"),
+        (True, "utf-8; a", "utf-8;\\x{20}a"),
     ],
 )
 def test_original_recipients(smtputf8, orcpt, shown):
