@@ -1,4 +1,7 @@
-"""Recipients: which are taken, under which name they are stored, and whom an alias stands for."""
+"""Recipients: which are taken, under which name they are stored, and whom an alias stands for.
+
+An alias is looked up by the address, then without its detail (`user+detail`), then as the catch-all of its domain.
+"""
 
 from __future__ import annotations
 
@@ -45,14 +48,53 @@ def refusal(address: Address, settings: Settings, *, relay: bool, delivers: bool
         return None if relay or is_postmaster(address, settings) else reply.NO_RELAY
     if settings.is_local(address.domain) and not names_mailbox(address.local):
         return reply.BAD_LOCAL_PART
-    if settings.recipients is not None and needs_mailbox(address, settings) and address.key not in settings.recipients:
+    if settings.recipients is not None and needs_mailbox(address, settings) and not _is_known(address, settings):
         return reply.UNKNOWN_RECIPIENT
     return None
 
 
 def stands_for_others(address: Address, settings: Settings) -> bool:
     """Whether this is an alias or a list."""
-    return address.key in settings.aliases or address.key in settings.lists
+    return address.key in settings.lists or alias_of(address, settings) is not None
+
+
+def alias_of(address: Address, settings: Settings) -> str | None:
+    """The key in `settings.aliases` that is meant by an address."""
+    key, aliases = address.key, settings.aliases
+    if key in aliases:
+        return key
+    local, _, domain = key.rpartition("@")
+    plain = f"{without_detail(local, settings)}@{domain}"
+    if plain in aliases:
+        return plain
+    # Where it is known who has a mailbox, the catch-all is for those who have none; else for everybody else.
+    is_caught = f"@{domain}" in aliases and (settings.recipients is None or not _is_known(address, settings))
+    return f"@{domain}" if is_caught else None
+
+
+def without_detail(local: str, settings: Settings) -> str:
+    """The part of a local part that names the mailbox (RFC 5233 4: user, separator, detail)."""
+    separator = settings.recipient_delimiter
+    user = local.partition(separator)[0] if separator else local
+    return user or local
+
+
+def mailbox(address: Address, settings: Settings) -> Address:
+    """The address without its detail, if that is ours to take off and no part of a name."""
+    if not (settings.strips_detail and settings.is_local(address.domain)):
+        return address
+    if settings.recipients is not None and address.key in settings.recipients:
+        return address
+    user = without_detail(address.local, settings)
+    return address if user == address.local else Address(user, address.domain)
+
+
+def _is_known(address: Address, settings: Settings) -> bool:
+    """Whether there is such a mailbox, as far as we know who has one."""
+    if settings.recipients is None or address.key in settings.recipients:
+        return True
+    local, _, domain = address.key.rpartition("@")
+    return f"{without_detail(local, settings)}@{domain}" in settings.recipients
 
 
 def needs_mailbox(address: Address, settings: Settings) -> bool:
@@ -87,7 +129,7 @@ def expand(recipients: tuple[Recipient, ...], settings: Settings) -> Expansion:
 
     All stay on one message, so that every copy bears the same tag (RFC 8689 4.1).
     """
-    if len(recipients) == 1 and not settings.aliases:
+    if len(recipients) == 1 and not settings.aliases and not settings.strips_detail:
         return Expansion(recipients)
     found: dict[str, Recipient] = {}
     reportable: list[Recipient] = []
@@ -95,18 +137,20 @@ def expand(recipients: tuple[Recipient, ...], settings: Settings) -> Expansion:
     expanded = 0
     while waiting:
         recipient, above = waiting.popleft()
-        key = recipient.address.key
-        targets = settings.aliases.get(key)
+        alias = None if recipient.address.key in settings.lists else alias_of(recipient.address, settings)
         # An alias that (also) names itself means the mailbox behind it.
-        if targets is None or key in above:
+        if alias is None or alias in above:
+            recipient = _in_mailbox(recipient, settings)
+            key = recipient.address.key
             found[key] = _joined(found[key], recipient) if key in found else recipient
             continue
+        targets = settings.aliases[alias]
         expanded += len(targets)
         if expanded > MAX_EXPANSION:
             raise AliasLoopError(f"aliases lead to more than {MAX_EXPANSION} recipients")
         if recipient.wants_success and len(targets) > 1:
             reportable.append(recipient)
-        waiting.extendleft((each, above | {key}) for each in reversed(_behind(recipient, targets)))
+        waiting.extendleft((each, above | {alias}) for each in reversed(_behind(recipient, targets)))
     return Expansion(tuple(found.values()), tuple(reportable))
 
 
@@ -119,6 +163,14 @@ def _behind(recipient: Recipient, targets: Sequence[Address]) -> list[Recipient]
     # RFC 3461 5.2.1 (d): where the sender gave none, the address that the sender knows.
     orcpt = recipient.orcpt or _orcpt(recipient.address)
     return [attrs.evolve(recipient, address=target, notify=notify, orcpt=orcpt) for target in targets]
+
+
+def _in_mailbox(recipient: Recipient, settings: Settings) -> Recipient:
+    """The recipient by the name of the mailbox; reports name the address that the sender knows."""
+    address = mailbox(recipient.address, settings)
+    if address is recipient.address:
+        return recipient
+    return attrs.evolve(recipient, address=address, orcpt=recipient.orcpt or _orcpt(recipient.address))
 
 
 def _joined(one: Recipient, other: Recipient) -> Recipient:

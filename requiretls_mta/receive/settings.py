@@ -32,7 +32,11 @@ class Settings:
     relay_from: tuple[Network, ...] = ()
     """Clients that may relay without authentication."""
     aliases: Mapping[str, tuple[Address, ...]] = attrs.field(factory=dict)
-    """`Address.key` to its targets."""
+    """`Address.key`, or `@` and a domain for all others there, to its targets."""
+    recipient_delimiter: str = ""
+    """What parts a local part from its detail, `+` in `user+detail`; empty: nothing."""
+    strips_detail: bool = False
+    """Whether the detail is taken off before delivery."""
     lists: Lists = attrs.field(factory=dict)
     recipients: frozenset[str] | None = None
     """`Address.key` of all who have a mailbox in the local domains; None: that is not known here."""

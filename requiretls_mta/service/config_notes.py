@@ -31,6 +31,7 @@ RELOADED: tuple[Path_, ...] = (
     ("aliases",),
     ("list",),
     ("delivery", "recipients"),
+    ("delivery", "recipient_delimiter"),
     ("access",),
     ("limits", "messages_per_user"),
     ("limits", "recipients_per_user"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import attrs
@@ -111,7 +112,10 @@ def _behind(key: str, config: Config) -> set[str]:
     """All addresses to which aliases lead from this one, itself included."""
     found, waiting = {key}, [key]
     while waiting:
-        new = {a.key for a in config.aliases.get(AddressKey(waiting.pop()), ())} - found
+        address = waiting.pop()
+        catch_all = f"@{address.rpartition('@')[2]}"
+        targets = [config.aliases.get(AddressKey(one), ()) for one in (address, catch_all)]
+        new = {target.key for target in chain(*targets)} - found
         found |= new
         waiting += new
     return found

@@ -100,6 +100,8 @@ class Delivery:
     """`unix:/path` or `tcp:host:port`."""
     recipients: FileOrWord = attrs.field(default=FileOrWord("any"), metadata={"words": ("any", "callout")})
     """`any`, `callout`, or the path of a file with one address a line."""
+    recipient_delimiter: Literal["", "+", "-", "=", "_", "."] = ""
+    """What parts `user` and `detail` in a local part."""
 
 
 @attrs.frozen(kw_only=True)
@@ -312,4 +314,4 @@ class Log:
 
 
 Aliases = Mapping[AddressKey, Addresses]
-"""`[aliases]`: one address to one or many."""
+"""`[aliases]`: one address, or all others of a domain, to one or many."""

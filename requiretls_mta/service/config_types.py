@@ -33,7 +33,7 @@ Domain = NewType("Domain", str)
 DomainPattern = NewType("DomainPattern", str)
 """A `Domain`, one behind a dot (its subdomains), or `*`."""
 AddressKey = NewType("AddressKey", str)
-"""`Address.key` of a mailbox."""
+"""`Address.key` of a mailbox, or `@` and a domain as A-labels in lower case."""
 Addresses = NewType("Addresses", tuple[Address, ...])
 """One address or a list of them."""
 Endpoints = NewType("Endpoints", tuple[Endpoint, ...])
@@ -176,7 +176,9 @@ def parse_contact(value: object) -> Contact:
 
 
 def parse_address_key(value: object) -> AddressKey:
-    """The compared form of a mailbox. Raises `Refused`."""
+    """The compared form of a mailbox, or of all others in a domain. Raises `Refused`."""
+    if isinstance(value, str) and value.startswith("@"):
+        return AddressKey(f"@{parse_domain(value[1:])}")
     return AddressKey(parse_address(value).key)
 
 

@@ -69,6 +69,9 @@ def policies(config: Config, generation: int = 0) -> Policies:
             relay_domains=frozenset(config.domains.relay),
             relay_from=config.access.relay_from,
             aliases={str(key): tuple(targets) for key, targets in config.aliases.items()},
+            recipient_delimiter=config.delivery.recipient_delimiter,
+            # Behind LMTP there is a mailbox server, which can do more with the detail than we.
+            strips_detail=bool(config.delivery.recipient_delimiter and config.delivery.maildir),
             callout=config.delivery.recipients == "callout",
             rules=tuple(_rule(index, entry) for index, entry in enumerate(requiretls.rule)),
             honor_header=requiretls.honor_header,

@@ -13,7 +13,7 @@ ADDRESS = "127.0.0.95"
 NOBODY = b"5.1.1 No such recipient here"
 
 
-def instance(folder, delivery):
+def instance(folder, delivery, aliases=""):
     port = free_port(ADDRESS)
     return MTA(
         folder,
@@ -27,6 +27,7 @@ local = ["here.test"]
 {delivery}
 [aliases]
 "sales@here.test" = "ann@here.test"
+{aliases}
 [dns]
 servers = ["127.0.0.1:1"]
 """,
@@ -84,4 +85,23 @@ def test_the_lmtp_server_is_asked(tmp_path):
         ]
     finally:
         server.close()
+        assert mta.stop() == 0
+
+
+def test_details_and_a_catch_all(tmp_path):
+    """`ann+news` is ann's, and what is nobody's is the catch-all's, under the names that were written to."""
+    delivery = f'maildir = "{tmp_path}/mail/{{domain}}/{{local}}"\nrecipient_delimiter = "+"\nrecipients = "known"'
+    mta = instance(tmp_path, delivery, '"@here.test" = "bob@here.test"')
+    (tmp_path / "known").write_text("ann@here.test\nbob@here.test\n")
+    mta.start()
+    try:
+        with smtplib.SMTP(*mta.probe, timeout=20) as client:
+            client.sendmail("s@far.test", ["ann+news@here.test", "Carl@here.test"], b"Subject: x\r\n\r\nhi\r\n")
+        boxes = [tmp_path / "mail" / "here.test" / name / "new" for name in ("ann", "bob")]
+        end = time.monotonic() + 20
+        while not all(box.is_dir() and list(box.iterdir()) for box in boxes):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert sorted(path.name for path in (tmp_path / "mail" / "here.test").iterdir()) == ["ann", "bob"]
+    finally:
         assert mta.stop() == 0
