@@ -2,6 +2,8 @@
 
 import os
 import shutil
+from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -18,20 +20,34 @@ PACKAGES = {
     "npm": "npm",
     "openssl": "openssl",
     "go": "golang-go",
+    "exim4": "exim4-daemon-light",
 }
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "requiretls-mta-ci"
+UNPACKED = _CACHE / "exim4" / "usr" / "sbin"
+"""Where `.ci/run` puts what cannot be installed beside the others."""
 
 
 def find(program: str) -> str | None:
     """The path of a program; daemons live where an ordinary user's PATH does not look."""
-    return shutil.which(program, path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin")))
+    return shutil.which(
+        program, path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin", str(UNPACKED)))
+    )
 
 
 def need(program: str) -> str:
     """The path of a program; without it the test is skipped, or fails where REQUIRE_ALL=1."""
-    path = find(program)
-    if path is not None:
-        return path
-    why = f"{program} is not installed (Debian package: {PACKAGES.get(program, program)})"
+    return find(program) or _do_without(
+        f"{program} is not installed (Debian package: {PACKAGES.get(program, program)})"
+    )
+
+
+def need_root(why: str) -> None:
+    """Only root can do it; for others the test is skipped, or fails where REQUIRE_ALL=1."""
+    if os.geteuid() != 0:
+        _do_without(f"only root can run this: {why}")
+
+
+def _do_without(why: str) -> NoReturn:
     if os.environ.get("REQUIRE_ALL") == "1":
         pytest.fail(f"{why}, and REQUIRE_ALL=1", pytrace=False)
     pytest.skip(why)
