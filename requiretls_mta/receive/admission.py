@@ -26,8 +26,8 @@ class Schedule(Protocol):
         """Attempt these now."""
 
 
-Expanded = Callable[[Message, Sequence[Recipient]], tuple[Message, ...]]
-"""What is reported of a message's aliases for several recipients."""
+Expanded = Callable[[Message, Sequence[Recipient], Sequence[Recipient]], tuple[Message, ...]]
+"""What is reported of a message's aliases for several recipients, and of its lists."""
 
 
 class Admission:
@@ -72,11 +72,11 @@ class Admission:
         admitted: list[tuple[Message, Mapping[str, Any]]] = []
         reports: tuple[Message, ...] = ()
         for message, note in zip(messages, notes, strict=True):
-            copies, reportable = self._reached(message)
+            copies, aliases, lists = self._reached(message)
             # A list that does not inherit the tag was not meant by the rule that set it.
             admitted += [(copy, note if copy.envelope.tag is message.envelope.tag else {}) for copy in copies]
-            if reportable and self._expanded:
-                reports += self.to_all(self._expanded(message, reportable))
+            if (aliases or lists) and self._expanded:
+                reports += self.to_all(self._expanded(message, aliases, lists))
         has_room = all(self._schedule.has_room_for(message) for message, _ in admitted)
         leases = await self._store.accept([*(message for message, _ in admitted), *reports], has_room)
         for message, note in admitted:
@@ -84,16 +84,15 @@ class Admission:
         if leases:
             self._schedule.take(leases)
 
-    def _reached(self, message: Message) -> tuple[list[Message], tuple[Recipient, ...]]:
-        """The message to whom its aliases lead, with a copy for each list among them; whose expansion is reported."""
+    def _reached(self, message: Message) -> tuple[list[Message], tuple[Recipient, ...], tuple[Recipient, ...]]:
+        """The message to whom its aliases lead, a copy for each list; which aliases and lists are to be told of."""
         settings = self._settings()
         expansion = expand(message.envelope.recipients, settings)
-        reportable = expansion.reportable
         if expansion.recipients is not message.envelope.recipients:
             message = attrs.evolve(message, envelope=attrs.evolve(message.envelope, recipients=expansion.recipients))
         if not settings.lists:
-            return [message], reportable
-        reportable += tuple(r for r in expansion.recipients if r.wants_success and r.address.key in settings.lists)
+            return [message], expansion.reportable, ()
+        lists = tuple(r for r in expansion.recipients if r.wants_success and r.address.key in settings.lists)
         copies = to_members(
             message,
             settings.lists,
@@ -102,7 +101,7 @@ class Admission:
             new_id=self._store.new_id,
             now=message.received,
         )
-        return copies, reportable
+        return copies, expansion.reportable, lists
 
     def _tell(self, message: Message, session: str | None, note: Mapping[str, Any]) -> None:
         envelope = message.envelope

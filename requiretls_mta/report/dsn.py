@@ -23,6 +23,7 @@ from requiretls_mta.report.dsn_rules import Action, Told, is_wanted
 _NO_PROTECTED_WAY = SUPPORT_REQUIRED | {"5.7.10", "5.4.7"}
 _NO_8BIT_WAY = frozenset({"5.6.3"})
 _EXPANDED = Reply(250, "2.0.0", "passed on to several recipients")
+_LISTED = Reply(250, "2.0.0", "taken for the members of the list")
 
 
 @attrs.frozen(kw_only=True)
@@ -98,13 +99,20 @@ class Reports:
         tag = None if redacted else envelope.tag
         return (_message(report_id, octets, message, to=(Recipient(message.envelope.sender),), tag=tag, now=now),)
 
-    def expanded(self, message: Message, aliases: Sequence[Recipient]) -> tuple[Message, ...]:
-        """RFC 3461 5.2.7.3 (c): of aliases for several recipients, whose success the sender wants to hear of."""
+    def expanded(
+        self, message: Message, aliases: Sequence[Recipient], lists: Sequence[Recipient] = ()
+    ) -> tuple[Message, ...]:
+        """Of aliases for several recipients (RFC 3461 5.2.7.3 (c)), and of lists, which are final delivery (5.2.7.1).
+
+        The sender wants to hear of their success.
+        """
+        told = [(Action.EXPANDED, _EXPANDED, alias) for alias in aliases]
+        told += [(Action.DELIVERED, _LISTED, each) for each in lists]
         return self(
             message,
             [
-                Told(action=Action.EXPANDED, outcome=Delivered(recipient=alias, reply=_EXPANDED, host=""))
-                for alias in aliases
+                Told(action=action, outcome=Delivered(recipient=recipient, reply=reply, host=""))
+                for action, reply, recipient in told
             ],
         )
 

@@ -145,14 +145,14 @@ def test_a_list_loop_is_refused():
     assert len(bench.store.accepted) == 1 and bench.store.writers[1].aborted
 
 
-def test_a_list_that_was_sent_to_with_success_is_reported_as_expanded():
-    """RFC 3461 5.2.7.4: the promise to the sender ends at the list, which is told."""
+def test_a_list_that_was_sent_to_with_success_is_reported():
+    """RFC 3461 5.2.7.1: the promise to the sender ends at the list, which is told, and is no alias."""
     bench = Bench(attrs.evolve(SETTINGS, lists={"team@example.org": TEAM}))
     told = []
-    bench.station.admission._expanded = lambda message, recipients: told.append(recipients) or ()
+    bench.station.admission._expanded = lambda message, aliases, lists: told.append((aliases, lists)) or ()
     asked = Recipient(address("team@example.org"), notify=frozenset({Notify.SUCCESS}))
     send(bench.begin(), b"\r\n", recipients=[asked])
-    assert told == [(asked,)]
+    assert told == [((), (asked,))]
 
 
 def test_a_report_to_a_sender_who_is_a_list_goes_to_its_owner():

@@ -65,7 +65,7 @@ class Bench:
             signer=signer,
         )
 
-    def tell(self, message, aliases):
+    def tell(self, message, aliases, lists):
         """What is told of expanded aliases."""
         self.expanded.append((message, aliases))
         return (expanded_report(message.envelope.sender),)

@@ -78,8 +78,8 @@ class Node:
     def report(self, message, told):
         return self.born(message, self.admission.to_all(self.reports(message, told)))
 
-    def expanded(self, message, aliases):
-        return self.born(message, self.reports.expanded(message, aliases))
+    def expanded(self, message, aliases, lists):
+        return self.born(message, self.reports.expanded(message, aliases, lists))
 
     def born(self, parent, reports):
         """Keep what comes into the world; and what must never come."""

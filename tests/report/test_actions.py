@@ -100,6 +100,14 @@ def test_an_expanded_alias():
     assert bench._reports.expanded(message(sender=None), [asking("team")]) == ()
 
 
+def test_a_list_is_final_delivery():
+    """RFC 3464 2.3.3: "expanded" is for aliases; both may be told of in one report."""
+    (report,) = Bench()._reports.expanded(message(), [asking("team")], [asking("list")])
+    got = read(b"".join(report.pieces()))
+    assert got.actions() == {"team@y.test": "expanded", "list@y.test": "delivered"}
+    assert "taken for the members of the list" in got.text
+
+
 def test_the_text_tells_how_each_attempt_went():
     """What was said at the earlier ones and when, what the last one came to, and until when it goes on."""
     tried = (Tried(1_699_999_000.0, "451 4.4.1 refused"), Tried(1_699_999_900.0, "450 4.2.0 greylisted"))

@@ -387,7 +387,7 @@ addresses = st.builds(
     st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E) | st.sampled_from("äß例"), min_size=1, max_size=20),
     st.sampled_from(["x.test", "bücher.test", "[192.0.2.1]"]),
 )
-orcpts = st.none() | xtexts.map("rfc822;{}".format) | foreign.map(lambda text: f"utf-8;{text.replace('=', '')}x")
+orcpts = st.none() | xtexts.map("rfc822;{}".format) | foreign.map(lambda text: f"utf-8;{re.sub('[= ]', '', text)}x")
 outcomes = st.builds(
     lambda kind, address, orcpt, code, text, causes: kind(
         recipient=Recipient(address, frozenset({Notify.SUCCESS, Notify.FAILURE, Notify.DELAY}), orcpt),
