@@ -47,8 +47,13 @@ class Admission:
         self._events = events
         self._expanded = expanded
 
-    def to_all(self, reports: Sequence[Message]) -> tuple[Message, ...]:
-        """The same reports, which enter with what gave birth to them, to those behind the sender's own alias."""
+    def to_all(self, about: Message, reports: Sequence[Message]) -> tuple[Message, ...]:
+        """The same reports, which enter with what gave birth to them, to those behind the sender's own alias.
+
+        Of a report that takes the place of another, the recipients are those that are left of its: no aliases any more.
+        """
+        if about.origin == "report":
+            return tuple(reports)
         prepared: list[Message] = []
         for report in reports:
             try:
@@ -76,7 +81,7 @@ class Admission:
             # A list that does not inherit the tag was not meant by the rule that set it.
             admitted += [(copy, note if copy.envelope.tag is message.envelope.tag else {}) for copy in copies]
             if (aliases or lists) and self._expanded:
-                reports += self.to_all(self._expanded(message, aliases, lists))
+                reports += self.to_all(message, self._expanded(message, aliases, lists))
         has_room = all(self._schedule.has_room_for(message) for message, _ in admitted)
         leases = await self._store.accept([*(message for message, _ in admitted), *reports], has_room)
         for message, note in admitted:

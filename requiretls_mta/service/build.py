@@ -146,7 +146,7 @@ class _House:
         self.schedule = Schedule(
             store=self.store,
             choose=self._choose,
-            report=lambda message, told: self.admission.to_all(reports(message, told)),
+            report=lambda message, told: self.admission.to_all(message, reports(message, told)),
             clock=reactor,
             wall=wall,
             events=events,

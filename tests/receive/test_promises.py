@@ -161,8 +161,22 @@ def test_a_report_to_a_sender_who_is_a_list_goes_to_its_owner():
     send(bench.begin(), b"\r\n")
     (message,) = bench.store.accepted
     report = attrs.evolve(message, envelope=Envelope(sender=None, recipients=(Recipient(address("team@example.org")),)))
-    (sent,) = bench.station.admission.to_all([report])
+    (sent,) = bench.station.admission.to_all(message, [report])
     assert [str(r.address) for r in sent.envelope.recipients] == ["owner@example.org"]
+
+
+def test_a_report_in_place_of_another_goes_only_to_whom_is_left():
+    """The sender's alias names itself and others, of whom one has the report already: it is not expanded once more."""
+    bench = Bench(
+        attrs.evolve(SETTINGS, aliases={"boss@example.org": (address("boss@example.org"), address("x@y.test"))})
+    )
+    send(bench.begin(), b"\r\n")
+    (message,) = bench.store.accepted
+    first = attrs.evolve(message, envelope=Envelope(sender=None, recipients=(Recipient(address("boss@example.org")),)))
+    (sent,) = bench.station.admission.to_all(message, [first])
+    assert [str(r.address) for r in sent.envelope.recipients] == ["boss@example.org", "x@y.test"]
+    again = attrs.evolve(sent, envelope=attrs.evolve(sent.envelope, recipients=sent.envelope.recipients[:1]))
+    assert bench.station.admission.to_all(attrs.evolve(sent, origin="report"), [again]) == (again,)
 
 
 # --- recipients known at RCPT -------------------------------------------------------------------------------------

@@ -266,13 +266,14 @@ def test_an_alias_for_several_is_reported_as_expanded(notify):
 def test_a_report_reaches_those_behind_the_senders_alias():
     """It enters with what gave birth to it, past the front door; and an alias loop does not lose it."""
     bench = Bench()
-    (report,) = bench.station.admission.to_all([expanded_report(address("sales@example.org"))])
+    about = expanded_report(None)
+    (report,) = bench.station.admission.to_all(about, [expanded_report(address("sales@example.org"))])
     assert [str(r.address) for r in report.envelope.recipients] == [
         "anna@example.org", "bob@example.net", "Carla@Example.ORG",
     ]  # fmt: skip
     many = {"all@example.org": tuple(address(f"{n}@example.org") for n in range(1001))}
     bench = Bench(attrs.evolve(SETTINGS, aliases=many))
-    (report,) = bench.station.admission.to_all([expanded_report(address("all@example.org"))])
+    (report,) = bench.station.admission.to_all(about, [expanded_report(address("all@example.org"))])
     assert [str(r.address) for r in report.envelope.recipients] == ["all@example.org"]
 
 

@@ -1,128 +1,217 @@
-"""Several MTAs of ours on one clock, without sockets: schedule, admission and reports are real, the hops are rolled."""
+"""Several MTAs of ours on one clock, without sockets: reception, admission, schedule and reports are real, hops rolled.
 
+A process may end at any commit, before it or behind it, and comes back over the same store. `X-Root` in a message says
+which of the messages it is that a client gave us; of a report its Message-ID does.
+"""
+
+import collections
 import itertools
 import random
+import re
 
 import attrs
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
+from requiretls_mta.message import header as headers
 from requiretls_mta.message.address import Address
 from requiretls_mta.message.content import ContentScanner
-from requiretls_mta.message.envelope import Tag
+from requiretls_mta.message.envelope import Notify, Tag
 from requiretls_mta.message.outcome import Cause, Delivered, Failed, Security, Step
 from requiretls_mta.message.outcome import Deferred as Postponed
 from requiretls_mta.message.reply import Reply
-from requiretls_mta.message.stored import BytesBody, Message
+from requiretls_mta.queue.store import StoreFull
 from requiretls_mta.receive.admission import Admission
+from requiretls_mta.receive.reception import ReceptionStation
 from requiretls_mta.receive.settings import Settings
 from requiretls_mta.relay.destination import Way
 from requiretls_mta.relay.retry import RetrySettings
 from requiretls_mta.relay.schedule import Schedule, ScheduleSettings
 from requiretls_mta.report.dsn import Reports, ReportSettings
-from tests.receive.fakes import RecordedEvents
+from requiretls_mta.smtp.interfaces import Peer, Session
+from tests.receive.fakes import FakeWriter, RecordedEvents
 from tests.relay.fakes import MemoryStore
+from tests.report.rfc3464 import read
 
 SECRET = b"the secret subject"
 OK, NO, LATER = Reply(250, "2.0.0", "ok"), Reply(550, "5.1.1", "no such user"), Reply(450, "4.2.0", "busy")
+LOST = Reply(451, "4.4.2", "connection lost: whether it was taken is not known")
 RETRY = RetrySettings(
     pauses=(60.0, 300.0), lifetime=7200.0, bounce_lifetime=3600.0, tagged_lifetime=1800.0, delay_warning=1200.0
 )
+MOST_TROUBLE = 3
+"""Crashes, full disks and broken reporters, of each at the most; all in all the end must come."""
 
 
 class Store(MemoryStore):
-    """Lets the network know every message as it is queued."""
+    """What outlives a process; notes what each message came to, as it was committed."""
 
     def __init__(self, network):
         super().__init__()
-        self.network = network
+        self.network, self.write_error = network, None
 
     def new_id(self):
         return f"{next(self.network.ids):016}"
 
+    def body(self, message_id):
+        return FakeWriter(self)
+
     def accept(self, messages, lease=False):
-        self.network.messages |= {message.id: message for message in messages}
+        for message in messages:
+            self.network.entered(message)
         return super().accept(messages, lease)
 
+    def settle(self, settlements):
+        done = super().settle(settlements)
+        for settlement in settlements:
+            self.network.settled(settlement)
+        return done
 
-class Node:
-    """One MTA: `nI.test` is local to it; `dsn` and `keyword` are what it offers to others."""
 
-    def __init__(self, network, number, aliases):
-        rng = network.rng
-        self.network, self.number, self.domain = network, number, f"n{number}.test"
-        self.dsn, self.keyword = rng.random() < 0.7, rng.random() < 0.7
-        bounce = rng.choice(["requiretls-then-redacted", "requiretls-only", "redacted"])
-        self.store, self.events = Store(network), RecordedEvents()
-        own = {key: targets for key, targets in aliases.items() if key.endswith(self.domain)}
-        self.settings = Settings(hostname=self.domain, local_domains=frozenset({self.domain}), aliases=own)
+class Process:
+    """One life of a node: all that a crash takes away. It is the store as its parts see it, and their transport."""
+
+    def __init__(self, node):
+        self.node, self.network, self.dead = node, node.network, False
+        clock, self.events = self.network.clock, RecordedEvents()
+        self.new_id, self.body = node.store.new_id, node.store.body
         self.reports = Reports(
-            settings=lambda: ReportSettings(hostname=self.domain, bounce=bounce),
-            new_id=self.store.new_id,
-            wall=network.clock.seconds,
+            settings=lambda: ReportSettings(hostname=node.domain, bounce=node.bounce),
+            new_id=node.store.new_id,
+            wall=clock.seconds,
             events=self.events,
         )
         self.schedule = Schedule(
-            store=self.store,
+            store=self,
             choose=lambda r: Way(self, r.address.domain, 5),
             report=self.report,
-            clock=network.clock,
-            wall=network.clock.seconds,
+            clock=clock,
+            wall=clock.seconds,
             events=self.events,
             settings=lambda: ScheduleSettings(retry=RETRY, idle_check=1e9),
             rng=random.Random(1),
         )
-        self.admission = Admission(self.store, self.schedule, lambda: self.settings, self.events, self.expanded)
+        self.admission = Admission(self, self.schedule, lambda: node.settings, self.events, self.expanded)
+        self.station = ReceptionStation(
+            store=self,
+            admission=self.admission,
+            settings=lambda: node.settings,
+            events=self.events,
+            wall=clock.seconds,
+            trusted=True,
+        )
         self.schedule.start()
 
+    def die(self):
+        """Without a word; the next life begins a while later."""
+        self.dead = True
+        self.network.clock.callLater(30, self.node.start)
+
+    # --- the store ----------------------------------------------------------------------------------------------------
+    def accept(self, messages, lease=False):
+        if not self.dead and self.network.happens("full"):
+            return fail(StoreFull("no space"))
+        return self._commit(lambda: self.node.store.accept(messages, lease))
+
+    def settle(self, settlements):
+        if not self.dead and self.network.happens("broken"):
+            self.die()  # nothing is stored any more until somebody restarts it
+            return fail(OSError("the disk is gone"))
+        return self._commit(lambda: self.node.store.settle(settlements))
+
+    def _commit(self, commit):
+        crash = not self.dead and self.network.happens("crash")
+        if crash and self.network.rng.random() < 0.5:
+            self.die()
+        if self.dead:
+            return Deferred()
+        done = commit()
+        if crash:
+            self.die()
+        return Deferred() if crash else done
+
+    def claim(self, limit, now):
+        return Deferred() if self.dead else self.node.store.claim(limit, now)
+
+    def release(self, message_ids):
+        return Deferred() if self.dead else self.node.store.release(message_ids)
+
+    def next_due(self):
+        return Deferred() if self.dead else self.node.store.next_due()
+
+    # --- reports ------------------------------------------------------------------------------------------------------
     def report(self, message, told):
-        return self.born(message, self.admission.to_all(self.reports(message, told)))
+        if self.network.happens("no report"):
+            raise RuntimeError("no report can be written")
+        return self.born(message, self.admission.to_all(message, self.reports(message, told)))
 
     def expanded(self, message, aliases, lists):
         return self.born(message, self.reports.expanded(message, aliases, lists))
 
     def born(self, parent, reports):
-        """Keep what comes into the world; and what must never come."""
+        """What must never come into the world."""
         assert len(reports) <= 1
         for report in reports:
-            assert report.envelope.sender is None and report.parent == parent.id
-            assert parent.envelope.sender is not None or parent.origin == "report"
+            assert report.envelope.sender is None and report.parent == parent.id and report.origin == "report"
+            if is_report(parent.body.data):
+                # RFC 5321 6.1: no report of a report; its less telling form is the same one.
+                assert message_id(report.body.data) == message_id(parent.body.data)
+                assert told(report) == told(parent)
+            else:
+                assert parent.envelope.sender is not None
             if parent.envelope.tag is Tag.REQUIRED and report.envelope.tag is not Tag.REQUIRED:
                 assert SECRET not in report.body.data
-            self.network.roots[report.id] = self.network.roots[parent.id]
-            self.network.reports.append((self, parent, report))
         return reports
 
-    def take(self, message, root):
-        """Accept a message, as at the end of its data."""
-        self.network.roots[message.id] = root
-        done = []
-        Deferred.fromCoroutine(self.admission.admit(message)).addCallback(done.append)
-        assert done == [None]
+    # --- in -----------------------------------------------------------------------------------------------------------
+    def receive(self, envelope, octets):
+        """A transaction with a client: the reply to each recipient, and the reply to the message; LOST without one."""
+        session = Session(
+            id="s",
+            peer=Peer(address="192.0.2.1", listener="mx"),
+            service="mx",
+            helo="client.test",
+            protocol="ESMTPS",
+        )
+        transaction = self.station.begin(session)
+        assert transaction.mail(attrs.evolve(envelope, recipients=())).is_positive
+        rcpts = [transaction.rcpt(recipient) for recipient in envelope.recipients]
+        taken = tuple(r for r, reply in zip(envelope.recipients, rcpts, strict=True) if reply.is_positive)
+        if not taken:
+            return rcpts, None
+        assert transaction.data(attrs.evolve(envelope, recipients=taken)) is None
+        transaction.write(octets)
+        scanner = ContentScanner(1 << 20)
+        scanner.feed(octets)
+        replies = []
+        transaction.end(scanner.finish(), scanner.header).addCallback(replies.append)
+        (end,) = replies or [LOST]
+        return rcpts, end
 
-    # --- the transport ------------------------------------------------------------------------------------------------
+    # --- out ----------------------------------------------------------------------------------------------------------
     def deliver(self, message, recipients):
         """Into a mailbox, or to the next hop."""
+        if self.dead:
+            return Deferred()
         domain = recipients[0].address.domain
-        if domain == self.domain:
+        if domain == self.node.domain:
             return succeed([self.to_mailbox(message, recipient) for recipient in recipients])
-        hop = self.network.hops[self.number].get(domain)
+        hop = self.network.hops[self.node.number].get(domain)
         if hop is None:
             return succeed([Failed(recipient=r, reply=Reply(550, "5.1.2", "no such domain")) for r in recipients])
         return succeed(self.relay(message, recipients, self.network.nodes[hop]))
 
     def to_mailbox(self, message, recipient):
-        roll = self.network.rng.random()
         if recipient.address.local.startswith("unknown"):
             return Failed(recipient=recipient, reply=NO)
-        if roll < self.network.trouble:
+        if self.network.rng.random() < self.network.trouble:
             return Postponed(recipient=recipient, reply=LATER, host="this")
-        self.network.mailboxes.append((self.network.roots[message.id], str(recipient.address), message))
+        self.network.ended(message, recipient)
         return Delivered(recipient=recipient, reply=OK, host="this", in_mailbox=True)
 
     def relay(self, message, recipients, peer):
         rng, required = self.network.rng, message.envelope.tag is Tag.REQUIRED
-        if rng.random() < self.network.trouble:
+        if peer.process.dead or rng.random() < self.network.trouble:
             cause = Cause(host=peer.domain, step=Step.CONNECT, detail="refused", temporary=True)
             reply = Reply(451, "4.4.1", str(cause))
             return [Postponed(recipient=r, reply=reply, host=peer.domain, causes=(cause,)) for r in recipients]
@@ -134,44 +223,74 @@ class Node:
         replies = [
             rng.choice((OK, OK, OK, NO, LATER)) if rng.random() < self.network.trouble else OK for _ in recipients
         ]
-        taken = [r for r, reply in zip(recipients, replies, strict=True) if reply is OK]
+        taken = [number for number, reply in enumerate(replies) if reply is OK]
         if taken:
-            peer.take(self.as_sent(message, taken, peer), self.network.roots[message.id])
+            envelope = self.as_sent(message, [recipients[number] for number in taken], peer)
+            rcpts, end = peer.process.receive(envelope, b"".join(message.pieces()))
+            for number, rcpt in zip(taken, rcpts, strict=True):
+                replies[number] = end if rcpt.is_positive else rcpt
         return [_outcome(r, reply, peer) for r, reply in zip(recipients, replies, strict=True)]
 
     def as_sent(self, message, recipients, peer):
-        """What the peer makes of it: without DSN it knows of no parameters, without keyword of no tag."""
-        required = message.envelope.tag is Tag.REQUIRED
+        """What the peer is told: without DSN of no parameters, without keyword of no tag."""
+        envelope, required = message.envelope, message.envelope.tag is Tag.REQUIRED
         if not peer.dsn:
             recipients = [attrs.evolve(r, notify=None, orcpt=None) for r in recipients]
-        return attrs.evolve(
-            message,
-            id=peer.store.new_id(),
-            envelope=attrs.evolve(
-                message.envelope,
-                recipients=tuple(recipients),
-                tag=None if required and not peer.keyword else message.envelope.tag,
-            ),
-            received=self.network.clock.seconds(),
-            origin="smtp",
-            parent=None,
+            envelope = attrs.evolve(envelope, ret=None, envid=None)
+        # TLS-Required: No is a field of the message, not of its envelope.
+        tag = Tag.REQUIRED if required and peer.keyword else None
+        return attrs.evolve(envelope, recipients=tuple(recipients), tag=tag)
+
+
+class Node:
+    """One MTA: `nI.test` is local to it; `dsn` and `keyword` are what it offers to others."""
+
+    def __init__(self, network, number, *, aliases, lists, rules):
+        rng = network.rng
+        self.network, self.number, self.domain = network, number, f"n{number}.test"
+        self.dsn, self.keyword = rng.random() < 0.7, rng.random() < 0.7
+        self.bounce = rng.choice(["requiretls-then-redacted", "requiretls-only", "redacted"])
+        self.store = Store(network)
+        self.settings = Settings(
+            hostname=self.domain,
+            local_domains=frozenset({self.domain}),
+            aliases={key: targets for key, targets in aliases.items() if key.endswith(self.domain)},
+            lists={key: each for key, each in lists.items() if key.endswith(self.domain)},
+            rules=rules,
+            received_hops=8,
         )
+        self.start()
+
+    def start(self):
+        """A new life: nothing is leased."""
+        self.store.leased.clear()
+        self.process = Process(self)
 
 
-def _outcome(recipient, reply, peer):
-    more = {"recipient": recipient, "reply": reply, "host": peer.domain, "security": Security()}
-    if reply is OK:
+def _outcome(r, reply, peer):
+    more = {"recipient": r, "reply": reply, "host": peer.domain, "security": Security()}
+    if reply.is_positive:
         return Delivered(**more, dsn_relayed=peer.dsn)
-    return Failed(**more, command="RCPT") if reply is NO else Postponed(**more, command="RCPT")
+    return Failed(**more, command="RCPT") if reply.is_permanent else Postponed(**more, command="RCPT")
 
 
 class Network:
-    """`count` nodes; `trouble` is how often a hop or a mailbox fails."""
+    """`count` nodes; `trouble` is how often a hop or a mailbox fails, `disaster` how often a process or its disk."""
 
-    def __init__(self, rng, count, trouble, aliases):
-        self.rng, self.trouble, self.clock = rng, trouble, Clock()
+    def __init__(self, rng, count, *, trouble, disaster, aliases, lists, rules=()):
+        self.rng, self.trouble, self.disaster, self.clock = rng, trouble, disaster, Clock()
         self.ids = itertools.count()
-        self.roots, self.messages, self.reports, self.mailboxes = {}, {}, [], []
+        self.disasters = collections.Counter()
+        self.messages = {}
+        """Every message that was ever committed, by id."""
+        self.roots = {}
+        """Message-ID of a report: which message it is about, and the queue id of the one that it reports on."""
+        self.ends = collections.Counter()
+        """(root or Message-ID, reverse path, recipient): how often it came to an end."""
+        self.silent = []
+        """Messages and outcomes of failures that nobody is told of."""
+        self.told = []
+        """Committed reports with what they are about."""
         self.hops = {number: {} for number in range(count)}
         for destination in range(count):
             known = [destination]
@@ -179,16 +298,33 @@ class Network:
                 if number != destination:
                     self.hops[number][f"n{destination}.test"] = rng.choice(known)
                     known.append(number)
-        self.nodes = [Node(self, number, aliases) for number in range(count)]
+        self.nodes = [Node(self, number, aliases=aliases, lists=lists, rules=rules) for number in range(count)]
 
-    def send(self, number, envelope, root):
-        """Give a message to a node."""
-        octets = b"From: s\r\nSubject: " + SECRET + b"\r\n\r\nbody\r\n"
-        scanner = ContentScanner(1000)
-        scanner.feed(octets)
-        node = self.nodes[number]
-        message = Message(id=node.store.new_id(), envelope=envelope, body=BytesBody(octets), content=scanner.finish())
-        node.take(message, root)
+    def happens(self, what):
+        """Whether this disaster happens now."""
+        if self.disasters[what] >= MOST_TROUBLE or self.rng.random() >= self.disaster:
+            return False
+        self.disasters[what] += 1
+        return True
+
+    @property
+    def most_copies(self):
+        """What a message may become: whoever hears no reply sends again."""
+        return 2 ** (self.disasters["crash"] + self.disasters["broken"])
+
+    def send(self, envelope, root):
+        """Give a message to the first node until it has taken it; who was taken into the envelope."""
+        field = b"TLS-Required: No\r\n" if envelope.tag is Tag.OPTIONAL else b""
+        octets = b"X-Root: %d\r\n%sFrom: s\r\nSubject: %s\r\n\r\nbody\r\n" % (root, field, SECRET)
+        envelope = attrs.evolve(envelope, tag=envelope.tag if envelope.tag is Tag.REQUIRED else None)
+        for _ in range(20):
+            if not self.nodes[0].process.dead:
+                rcpts, end = self.nodes[0].process.receive(envelope, octets)
+                if end is None or not end.is_temporary:
+                    assert end is None or end.is_positive, end
+                    return [r for r, reply in zip(envelope.recipients, rcpts, strict=True) if reply.is_positive]
+            self.clock.advance(60)
+        raise AssertionError("the message is not taken")
 
     def run(self):
         """Until every queue is empty."""
@@ -196,6 +332,60 @@ class Network:
         while any(node.store.messages for node in self.nodes):
             assert self.clock.seconds() < end, "a message is still queued"
             self.clock.advance(max(self.clock.getDelayedCalls()[0].getTime() - self.clock.seconds(), 0))
+
+    # --- what was committed -------------------------------------------------------------------------------------------
+    def entered(self, message):
+        """A message is in a queue."""
+        self.messages[message.id] = message
+        if message.origin == "report":
+            parent = self.messages[message.parent]
+            self.told.append((parent, message))
+            if not is_report(parent.body.data):
+                for recipient, action in told(message).items():
+                    if action == "failed":
+                        self.ends[self.root(parent), parent.envelope.reverse_path, recipient] += 1
+
+    def settled(self, settlement):
+        """An attempt's end is in a queue: who failed without being told of, has come to an end."""
+        message = settlement.lease.message
+        for one in settlement.settled:
+            outcome = one.outcome
+            if not one.final or not isinstance(outcome, Failed):
+                continue
+            recipient = outcome.recipient
+            if is_report(message.body.data):
+                goes_on = any(recipient in report.envelope.recipients for report in settlement.offspring)
+            else:
+                goes_on = any(told(r).get(str(recipient.address)) == "failed" for r in settlement.offspring)
+                if not goes_on:
+                    wishes = {Notify.FAILURE} if recipient.notify is None else recipient.notify
+                    assert message.envelope.sender is None or Notify.FAILURE not in wishes, "lost without a word"
+            if not goes_on:
+                self.ended(message, recipient)
+
+    def ended(self, message, recipient):
+        """A recipient got it, or failed in silence."""
+        self.ends[self.root(message), message.envelope.reverse_path, str(recipient.address)] += 1
+
+    def root(self, message):
+        """Which message it is: the number of a client's, or a report's Message-ID."""
+        if is_report(message.body.data):
+            return message_id(message.body.data)
+        found = [f.value for f in headers.fields(message.header()) if f.name == b"x-root"]
+        return int(found[0])
+
+
+def is_report(octets):
+    return b"multipart/report" in octets.partition(b"\r\n\r\n")[0]
+
+
+def message_id(octets):
+    return re.search(rb"\nMessage-ID: (.*)\r\n", octets)[1].decode()
+
+
+def told(report):
+    """What a report tells: action of each final recipient."""
+    return read(report.body.data).actions()
 
 
 def address(text):
