@@ -16,7 +16,7 @@ from twisted.internet.task import Clock
 from requiretls_mta.message import header as headers
 from requiretls_mta.message.address import Address
 from requiretls_mta.message.content import ContentScanner
-from requiretls_mta.message.envelope import Notify, Tag
+from requiretls_mta.message.envelope import Tag
 from requiretls_mta.message.outcome import Cause, Delivered, Failed, Security, Step
 from requiretls_mta.message.outcome import Deferred as Postponed
 from requiretls_mta.message.reply import Reply
@@ -39,6 +39,7 @@ LOST = Reply(451, "4.4.2", "connection lost: whether it was taken is not known")
 RETRY = RetrySettings(
     pauses=(60.0, 300.0), lifetime=7200.0, bounce_lifetime=3600.0, tagged_lifetime=1800.0, delay_warning=1200.0
 )
+FEW = {"leases": 2, "share": 1, "parked": 1, "claim": 1}
 MOST_TROUBLE = 3
 """Crashes, full disks and broken reporters, of each at the most; all in all the end must come."""
 
@@ -88,7 +89,7 @@ class Process:
             clock=clock,
             wall=clock.seconds,
             events=self.events,
-            settings=lambda: ScheduleSettings(retry=RETRY, idle_check=1e9),
+            settings=lambda: node.bounds,
             rng=random.Random(1),
         )
         self.admission = Admission(self, self.schedule, lambda: node.settings, self.events, self.expanded)
@@ -161,6 +162,11 @@ class Process:
                 assert parent.envelope.sender is not None
             if parent.envelope.tag is Tag.REQUIRED and report.envelope.tag is not Tag.REQUIRED:
                 assert SECRET not in report.body.data
+                assert self.node.bounce != "requiretls-only"
+            for recipient, action in told(report).items():
+                # RFC 3461 5.2.1: where the next hop speaks DSN, it reports.
+                hop = self.network.hops[self.node.number].get(recipient.rpartition("@")[2])
+                assert action != "relayed" or not self.network.nodes[hop].dsn
         return reports
 
     # --- in -----------------------------------------------------------------------------------------------------------
@@ -206,7 +212,7 @@ class Process:
             return Failed(recipient=recipient, reply=NO)
         if self.network.rng.random() < self.network.trouble:
             return Postponed(recipient=recipient, reply=LATER, host="this")
-        self.network.ended(message, recipient)
+        self.network.delivered.add(self.network.ended(message, recipient))
         return Delivered(recipient=recipient, reply=OK, host="this", in_mailbox=True)
 
     def relay(self, message, recipients, peer):
@@ -250,6 +256,8 @@ class Node:
         self.network, self.number, self.domain = network, number, f"n{number}.test"
         self.dsn, self.keyword = rng.random() < 0.7, rng.random() < 0.7
         self.bounce = rng.choice(["requiretls-then-redacted", "requiretls-only", "redacted"])
+        few = rng.random() < 0.3
+        self.bounds = ScheduleSettings(retry=RETRY, idle_check=600.0, **(FEW if few else {}))
         self.store = Store(network)
         self.settings = Settings(
             hostname=self.domain,
@@ -287,8 +295,8 @@ class Network:
         """Message-ID of a report: which message it is about, and the queue id of the one that it reports on."""
         self.ends = collections.Counter()
         """(root or Message-ID, reverse path, recipient): how often it came to an end."""
-        self.silent = []
-        """Messages and outcomes of failures that nobody is told of."""
+        self.delivered, self.silent = set(), set()
+        """The same of those who got it, and of those who failed while nobody was told."""
         self.told = []
         """Committed reports with what they are about."""
         self.hops = {number: {} for number in range(count)}
@@ -357,15 +365,14 @@ class Network:
                 goes_on = any(recipient in report.envelope.recipients for report in settlement.offspring)
             else:
                 goes_on = any(told(r).get(str(recipient.address)) == "failed" for r in settlement.offspring)
-                if not goes_on:
-                    wishes = {Notify.FAILURE} if recipient.notify is None else recipient.notify
-                    assert message.envelope.sender is None or Notify.FAILURE not in wishes, "lost without a word"
             if not goes_on:
-                self.ended(message, recipient)
+                self.silent.add(self.ended(message, recipient))
 
     def ended(self, message, recipient):
-        """A recipient got it, or failed in silence."""
-        self.ends[self.root(message), message.envelope.reverse_path, str(recipient.address)] += 1
+        """A recipient got it, or failed in silence; under which of `ends` that is counted."""
+        which = self.root(message), message.envelope.reverse_path, str(recipient.address)
+        self.ends[which] += 1
+        return which
 
     def root(self, message):
         """Which message it is: the number of a client's, or a report's Message-ID."""

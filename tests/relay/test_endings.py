@@ -26,6 +26,7 @@ ALIASES = {
     # Round and round, until there are too many Received fields.
     "round@n0.test": ("round@n1.test",),
     "round@n1.test": ("round@n0.test",),
+    "ring@n0.test": ("inner@n0.test",),
     "back@n0.test": ("loop@n1.test",),
     "listed@n0.test": ("list@n1.test", "za@n0.test"),
     "asks@n1.test": ("qa@n1.test", "unknown-q@n0.test"),
@@ -33,11 +34,10 @@ ALIASES = {
 LISTS = {
     # Of people here and elsewhere, and an alias; of a list of its own; and one that comes back to itself.
     "list@n1.test": (("la@n0.test", "lb@n1.test", "unknown-l@n2.test", "lg@n1.test"), "owner@n0.test", True),
-    "outer@n0.test": (("oa@n1.test", "inner@n0.test", "x@nowhere.test"), "outer-owner@n1.test", False),
+    "outer@n0.test": (("oa@n1.test", "inner@n0.test", "ring@n0.test", "x@nowhere.test"), "outer-owner@n1.test", False),
     "inner@n0.test": (("ia@n0.test", "unknown-i@n1.test"), "inner-owner@n2.test", True),
     "loop@n1.test": (("back@n0.test", "pa@n1.test"), "loop-owner@n0.test", True),
 }
-OWNERS = {key: owner for key, (_, owner, _) in LISTS.items()}
 RULES = (
     Rule(name="rule[0]", require=True, floor=True, recipient=address_pattern("b@n1.test")),
     Rule(name="rule[1]", require=False, recipient=address_pattern("c@n2.test")),
@@ -57,8 +57,16 @@ TO = [
     f"sx{SUFFIX}@n1.test",
     f"asks{SUFFIX}@n1.test",
     "bad/name@n0.test",
-    *sorted({*ALIASES, "list@n1.test", "outer@n0.test"} - {"group@n1.test", "round@n1.test", "listed@n0.test"}),
+    *sorted(
+        {*ALIASES, "list@n1.test", "outer@n0.test"}
+        - {"group@n1.test", "round@n1.test", "listed@n0.test", "ring@n0.test"}
+    ),
 ]
+SUCCESS = {"delivered", "relayed", "expanded"}
+PLAIN = {"b@n1.test", "c@n2.test"}
+"""Whom nothing else leads to."""
+MANY = {"team@n0.test", "outer@n0.test"}
+"""What stands for several where each message comes in."""
 NOTIFY = (
     st.none()
     | st.just({Notify.NEVER})
@@ -133,7 +141,31 @@ def test_each_recipient_ends_exactly_once(seed, count, trouble, disaster, envelo
         else:
             # A copy may fare in another way.
             assert any(way <= found for way in ways) and found <= frozenset().union(*ways), found
+        silence_was_asked_for(network, root, envelope.reverse_path, recipients)
+        if network.most_copies == 1 and envelope.sender:
+            success_is_told_once(network, root, envelope.reverse_path, recipients)
     each_report_is_right(network)
+
+
+def silence_was_asked_for(network, root, reverse_path, recipients):
+    """Nobody fails unheard but by the wish of all who lead there, as the client gave it; and nobody behind a list."""
+    for which, sender, text in network.silent:
+        if which == root and sender:
+            assert sender == reverse_path
+            leads = [r for r in recipients if any((sender, text) in way for way in possible(sender, str(r.address)))]
+            assert leads and not any(r.wants_failure for r in leads), text
+
+
+def success_is_told_once(network, root, reverse_path, recipients):
+    """Of whoever was reached by a name of its own, and of what stands for many at the first host."""
+    told_of = collections.Counter()
+    for parent, report in network.told:
+        if not is_report(parent.body.data) and network.root(parent) == root:
+            told_of.update(recipient for recipient, action in told(report).items() if action in SUCCESS)
+    for text, asked in ((str(r.address), r.wants_success) for r in recipients):
+        assert told_of[text] <= asked or text not in PLAIN | MANY, text
+        if text in MANY or (root, reverse_path, text) in network.delivered:
+            assert told_of[text] == asked or text not in PLAIN | MANY, text
 
 
 def each_report_is_right(network):
