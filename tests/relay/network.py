@@ -47,9 +47,9 @@ MOST_TROUBLE = 3
 class Store(MemoryStore):
     """What outlives a process; notes what each message came to, as it was committed."""
 
-    def __init__(self, network):
+    def __init__(self, network, node):
         super().__init__()
-        self.network, self.write_error = network, None
+        self.network, self.node, self.write_error = network, node, None
 
     def new_id(self):
         return f"{next(self.network.ids):016}"
@@ -59,13 +59,13 @@ class Store(MemoryStore):
 
     def accept(self, messages, lease=False):
         for message in messages:
-            self.network.entered(message)
+            self.network.entered(self.node, message)
         return super().accept(messages, lease)
 
     def settle(self, settlements):
         done = super().settle(settlements)
         for settlement in settlements:
-            self.network.settled(settlement)
+            self.network.settled(self.node, settlement)
         return done
 
 
@@ -92,7 +92,7 @@ class Process:
             settings=lambda: node.bounds,
             rng=random.Random(1),
         )
-        self.admission = Admission(self, self.schedule, lambda: node.settings, self.events, self.expanded)
+        self.admission = Admission(self, self.schedule, lambda: node.settings, self.events, self.reports.expanded)
         self.station = ReceptionStation(
             store=self,
             admission=self.admission,
@@ -144,30 +144,7 @@ class Process:
     def report(self, message, told):
         if self.network.happens("no report"):
             raise RuntimeError("no report can be written")
-        return self.born(message, self.admission.to_all(message, self.reports(message, told)))
-
-    def expanded(self, message, aliases, lists):
-        return self.born(message, self.reports.expanded(message, aliases, lists))
-
-    def born(self, parent, reports):
-        """What must never come into the world."""
-        assert len(reports) <= 1
-        for report in reports:
-            assert report.envelope.sender is None and report.parent == parent.id and report.origin == "report"
-            if is_report(parent.body.data):
-                # RFC 5321 6.1: no report of a report; its less telling form is the same one.
-                assert message_id(report.body.data) == message_id(parent.body.data)
-                assert told(report) == told(parent)
-            else:
-                assert parent.envelope.sender is not None
-            if parent.envelope.tag is Tag.REQUIRED and report.envelope.tag is not Tag.REQUIRED:
-                assert SECRET not in report.body.data
-                assert self.node.bounce != "requiretls-only"
-            for recipient, action in told(report).items():
-                # RFC 3461 5.2.1: where the next hop speaks DSN, it reports.
-                hop = self.network.hops[self.node.number].get(recipient.rpartition("@")[2])
-                assert action != "relayed" or not self.network.nodes[hop].dsn
-        return reports
+        return self.admission.to_all(message, self.reports(message, told))
 
     # --- in -----------------------------------------------------------------------------------------------------------
     def receive(self, envelope, octets):
@@ -258,7 +235,7 @@ class Node:
         self.bounce = rng.choice(["requiretls-then-redacted", "requiretls-only", "redacted"])
         few = rng.random() < 0.3
         self.bounds = ScheduleSettings(retry=RETRY, idle_check=600.0, **(FEW if few else {}))
-        self.store = Store(network)
+        self.store = Store(network, self)
         self.settings = Settings(
             hostname=self.domain,
             local_domains=frozenset({self.domain}),
@@ -297,8 +274,10 @@ class Network:
         """(root or Message-ID, reverse path, recipient): how often it came to an end."""
         self.delivered, self.silent = set(), set()
         """The same of those who got it, and of those who failed while nobody was told."""
+        self.given_up = []
+        """Where a protected report of ours ended without another form of it, and why."""
         self.told = []
-        """Committed reports with what they are about."""
+        """Where a report was committed, the message that it is about, and the report."""
         self.hops = {number: {} for number in range(count)}
         for destination in range(count):
             known = [destination]
@@ -341,19 +320,23 @@ class Network:
             assert self.clock.seconds() < end, "a message is still queued"
             self.clock.advance(max(self.clock.getDelayedCalls()[0].getTime() - self.clock.seconds(), 0))
 
+    def next_hop(self, node, recipient):
+        """The node that a node gives mail for this address to."""
+        return self.nodes[self.hops[node.number][recipient.rpartition("@")[2]]]
+
     # --- what was committed -------------------------------------------------------------------------------------------
-    def entered(self, message):
+    def entered(self, node, message):
         """A message is in a queue."""
         self.messages[message.id] = message
         if message.origin == "report":
             parent = self.messages[message.parent]
-            self.told.append((parent, message))
+            self.told.append((node, parent, message))
             if not is_report(parent.body.data):
                 for recipient, action in told(message).items():
                     if action == "failed":
                         self.ends[self.root(parent), parent.envelope.reverse_path, recipient] += 1
 
-    def settled(self, settlement):
+    def settled(self, node, settlement):
         """An attempt's end is in a queue: who failed without being told of, has come to an end."""
         message = settlement.lease.message
         for one in settlement.settled:
@@ -363,6 +346,8 @@ class Network:
             recipient = outcome.recipient
             if is_report(message.body.data):
                 goes_on = any(recipient in report.envelope.recipients for report in settlement.offspring)
+                if not goes_on and message.origin == "report" and message.envelope.tag is Tag.REQUIRED:
+                    self.given_up.append((node, outcome.reply))
             else:
                 goes_on = any(told(r).get(str(recipient.address)) == "failed" for r in settlement.offspring)
             if not goes_on:
