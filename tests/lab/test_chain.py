@@ -30,6 +30,7 @@ ALIASES = """\
 "friends@b.test" = ["friend@c.test", "anna@b.test"]
 "x@b.test" = "x@weak.test"
 "gone@b.test" = "gone@c.test"
+"@old.test" = "anna+old@c.test"
 """
 BODY = b"Date: Wed, 25 Nov 2026 12:00:00 +0000\r\nSubject: the secret subject\r\n\r\nthe secret body\r\n"
 SENT = ("REQUIRETLS", "ENVID=env+2B1", "RET=FULL")
@@ -44,6 +45,8 @@ def chain(tmp_path_factory):
         lab = stack.enter_context(Lab(folder))
         for name, address in {**HOSTS, "weak": WEAK}.items():
             lab.zone(f"{name}.test", [f"@ MX 10 mx.{name}.test.", f"mx A {address}"])
+        # Everybody in it is somebody at the third hop.
+        lab.zone("old.test", ["@ MX 10 mx.b.test."])
         lab.start()
         chain = SimpleNamespace(folder=folder, port=port, ca=ca, resolver=":".join(map(str, lab.resolver_address)))
         chain.weak = FakeMX(WEAK, port, files=ca.host("mx.weak.test"), inside=("PIPELINING",))
@@ -82,6 +85,7 @@ service = "mx"
 local = ["{name}.test"]
 [delivery]
 maildir = "{folder}/mail/{{domain}}/{{local}}"
+recipient_delimiter = "+"
 [aliases]
 {further.get(name, "")}
 [dns]
@@ -206,6 +210,17 @@ def test_p03_the_suffix_asks_for_the_whole_way(chain):
     send(chain, "suffix@a.test", "carl+requiretls@weak.test", mail=())
     got = read(chain.a.mail("suffix@a.test")[0])
     assert got.actions() == {"carl@weak.test": "failed"} and got.recipients[0]["Status"] == "5.7.30"
+
+
+def test_a_catch_all_and_what_is_added_to_a_name(chain):
+    """A whole domain leads to a mailbox elsewhere; what follows the plus is its owner's affair: the tag stays."""
+    send(chain, "catch@a.test", "anybody+x@old.test", rcpt=("NOTIFY=SUCCESS",))
+    (octets,) = chain.c.mail("anna@c.test")
+    assert hops(octets) == tagged(*ROW)
+    (octets,) = chain.a.mail("catch@a.test")
+    (block,) = read(octets).recipients
+    assert (block["Action"], block["Final-Recipient"]) == ("delivered", "rfc822; anna@c.test")
+    assert block["Original-Recipient"] == "rfc822;anybody+x@old.test" and hops(octets) == tagged("mx.a.test")
 
 
 def test_b14_a_list_that_ignores_the_tag_reaches_all(chain):

@@ -367,6 +367,8 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path):
         ('relay.routes."a.example"="smtp:[b.example]"', lambda c: c.relay.routes == {"a.example": "smtp:[b.example]"}),
         ('access.relay_from=["10.0.0.0/8"]', lambda c: str(c.access.relay_from[0]) == "10.0.0.0/8"),
         ('aliases."a=b@x"="c@x"', lambda c: "a=b@x" in c.aliases),
+        ('aliases."@Bücher.example"="c@x"', lambda c: "@xn--bcher-kva.example" in c.aliases),
+        ('delivery.recipient_delimiter="+"', lambda c: c.delivery.recipient_delimiter == "+"),
         ('[listen]={mx={endpoint="tcp:0",service="mx"}}'.replace("[", "").replace("]", ""), lambda c: "mx" in c.listen),
     ],
 )
