@@ -104,6 +104,7 @@ def test_a_wheel_works_in_a_clean_environment(built, tmp_path):
     run(python, "-m", "pip", "install", "--quiet", wheel, cwd=tmp_path)
     assert twistd_lists_us(python, tmp_path)
     assert run(python.with_name("requiretls-mta"), "version", cwd=tmp_path).startswith("requiretls-mta ")
+    assert run(python.with_name("requiretls-mta-sendmail"), "-bp", cwd=tmp_path) == "the queue is empty\n"
     code = "from requiretls_mta.checks.pipeline import load_checks; print([c.name for c in load_checks(None)])"
     assert run(python, "-c", code, cwd=tmp_path) == "['dnswl', 'iprev', 'spf', 'dkim', 'arc', 'dmarc']\n"
     # What is missing from the dependencies would show here.

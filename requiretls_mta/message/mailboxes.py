@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from email.header import Header
 
 from requiretls_mta.message.address import Address, AddressError, parse_mailbox
 
@@ -20,6 +21,7 @@ _TOKEN = re.compile(
     r"|(?P<literal>\[[!-Z^-~]*\])|(?P<special>[<>@,:;.])"
 )
 _COMMENT = re.compile(rf"[()]|[\t !-'*-\[\]-~{_UTF8}]++|\\[\t -~{_UTF8}]")
+_ASCII_PHRASE = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
 _Token = tuple[str, str]
 """Kind (`word`, `literal`, or the special itself) and text; kind and text are empty at the end."""
 
@@ -33,6 +35,17 @@ def mailboxes(value: bytes) -> list[Address]:
     except UnicodeDecodeError:
         raise AddressError("octets that are not UTF-8") from None
     return list(_Reader(tokens).address_list())
+
+
+def write_mailbox(name: str, address: str) -> str:
+    """An address with a name in front, unless that is empty; `name` is one line of whatever characters."""
+    if not name:
+        return address
+    if not name.isascii():
+        name = Header(name, "utf-8", header_name="From").encode(linesep="\r\n")
+    elif not _ASCII_PHRASE.fullmatch(name):
+        name = '"' + re.sub(r'(["\\])', r"\\\1", name) + '"'
+    return f"{name} <{address}>"
 
 
 def _tokens(text: str) -> Iterator[_Token]:

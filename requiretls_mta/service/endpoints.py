@@ -13,6 +13,7 @@ from requiretls_mta.service.config_errors import Refused
 BACKLOG = 1024
 """Connections that wait to be accepted; whoever finds no room comes again after a second (Twisted's own is 50)."""
 _BACKLOG_PLACE = 3
+_LOCK_FILE_PLACE = 5
 _ALLOWED = 'an endpoint description such as "tcp:25", "tcp:25:interface=127.0.0.1", "unix:/path" or "systemd:..."'
 _PART = re.compile(r"((?:[^\\:=]|\\.)*)([:=]|\Z)", re.DOTALL)
 
@@ -97,6 +98,24 @@ def quoted(text: str) -> str:
     return re.sub(r"([\\:=])", r"\\\1", text)
 
 
+def path_of(description: str) -> str | None:
+    """The path of a UNIX socket, in a description that `parse_endpoint` made."""
+    arguments, _ = split(description)
+    return arguments[1] if arguments[0] == "unix" else None
+
+
+def at_path(description: str, path: str) -> str:
+    """The same UNIX socket by another path, without a lock file unless one was asked for."""
+    arguments, named = split(description)
+    named = {"lockfile": "0"} | named if len(arguments) < _LOCK_FILE_PLACE else named
+    return _unix(path, arguments[2:], named)
+
+
+def _unix(path: str, further: list[str], named: dict[str, str]) -> str:
+    rest = [quoted(a) for a in further] + [f"{name}={quoted(value)}" for name, value in named.items()]
+    return ":".join(["unix", quoted(path), *rest])
+
+
 def parse_endpoint(value: object, folder: Path) -> Endpoint:
     """Check one description; a relative path of a UNIX socket starts at `folder`. Raises `Refused`."""
     if not isinstance(value, str) or not value.isprintable():
@@ -116,8 +135,7 @@ def parse_endpoint(value: object, folder: Path) -> Endpoint:
         address = named.pop("address", arguments[1] if len(arguments) > 1 else "")
         if not address:
             raise Refused(_ALLOWED)
-        rest = [quoted(a) for a in arguments[2:]] + [f"{k}={quoted(v)}" for k, v in named.items()]
-        description = ":".join(["unix", quoted(str(folder / address)), *rest])
+        description = _unix(str(folder / address), arguments[2:], named)
     elif kind != "systemd" and kind not in _plugin_kinds():
         raise Refused(_ALLOWED)
     return Endpoint(description, proxied)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import attrs
@@ -11,6 +13,9 @@ from twisted.internet import endpoints, error
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import ServerFactory
+
+from requiretls_mta.service.endpoints import at_path, path_of
+from requiretls_mta.service.unix_path import remove_dead, socket_path
 
 
 class Drainable(Protocol):
@@ -46,6 +51,7 @@ class Listeners(Service):
         self._reactor = reactor
         self._bindings = bindings
         self._ports: list[IListeningPort] = []
+        self._open = contextlib.ExitStack()
 
     @property
     def addresses(self) -> list[tuple[str, Any]]:
@@ -57,12 +63,13 @@ class Listeners(Service):
         super().privilegedStartService()
         for binding in self._bindings:
             try:
-                self._ports.append(_bind(self._reactor, binding))
+                self._ports.append(self._bind(binding))
             except (error.CannotListenError, OSError, ValueError, TypeError, LookupError) as trouble:
                 # The last three are what descriptions of plugins and of sockets that systemd did not hand over raise.
                 for port in self._ports:
                     port.stopListening()
                 self._ports.clear()
+                self._open.close()
                 raise BindError(f"listen.{binding.name}: cannot listen on {binding.endpoint}: {trouble}") from trouble
 
     def accept(self) -> None:
@@ -74,6 +81,7 @@ class Listeners(Service):
         """Stop listening, then bring the sessions to their end."""
         ports, self._ports = self._ports, []
         await DeferredList([maybeDeferred(port.stopListening) for port in ports])
+        self._open.close()
         await DeferredList([sessions.drain() for sessions in self._sessions])
 
     def cut(self) -> None:
@@ -85,16 +93,22 @@ class Listeners(Service):
     def _sessions(self) -> list[Drainable]:
         return list({id(b.sessions): b.sessions for b in self._bindings}.values())
 
-
-def _bind(reactor: Any, binding: Binding) -> IListeningPort:
-    outcome: list[Any] = []
-    listening = endpoints.serverFromString(reactor, binding.endpoint).listen(binding.factory)
-    listening.addBoth(outcome.append)
-    # Listening on this machine's own sockets never waits; what is not done now never will be.
-    if not outcome:
-        raise OSError("the endpoint does not listen at once")
-    if not hasattr(outcome[0], "startReading"):
-        raise outcome[0].value
-    port: IListeningPort = outcome[0]
-    port.stopReading()  # type: ignore[attr-defined]
-    return port
+    def _bind(self, binding: Binding) -> IListeningPort:
+        endpoint = binding.endpoint
+        if path := path_of(endpoint):
+            short = self._open.enter_context(socket_path(Path(path)))
+            # Not Twisted's lock file: it takes the number of a process for the process, and in a container all starts
+            # have the same ones.
+            remove_dead(short)
+            endpoint = at_path(endpoint, short)
+        outcome: list[Any] = []
+        listening = endpoints.serverFromString(self._reactor, endpoint).listen(binding.factory)
+        listening.addBoth(outcome.append)
+        # Listening on this machine's own sockets never waits; what is not done now never will be.
+        if not outcome:
+            raise OSError("the endpoint does not listen at once")
+        if not hasattr(outcome[0], "startReading"):
+            raise outcome[0].value
+        port: IListeningPort = outcome[0]
+        port.stopReading()  # type: ignore[attr-defined]
+        return port

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 from twisted.internet.interfaces import IHandshakeListener, ITLSTransport
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
@@ -18,7 +19,7 @@ from requiretls_mta.message.ports import Events, NoEvents
 from requiretls_mta.message.reply import Reply, quote
 from requiretls_mta.smtp.data import DataSession
 from requiretls_mta.smtp.interfaces import Peer
-from requiretls_mta.smtp.limits import ConnectionCount, peer_of
+from requiretls_mta.smtp.limits import ConnectionCount, peer_of, user_of
 from requiretls_mta.tls.facts import ServerTLS
 
 _STOP_LINGER = 1.0
@@ -62,6 +63,8 @@ class ConnectionSession(DataSession):
         if hasattr(transport, "setTcpNoDelay"):
             transport.setTcpNoDelay(True)
         self.peer = peer_of(self.client_address or transport.getPeer(), self.listener)
+        if self.peer.address is None and not self.peer.via_proxy:
+            self.peer = attrs.evolve(self.peer, uid=user_of(transport))
         self._helo = (None, (self.peer.address or "unix").encode("ascii"))
         self._handshaking = self.settings.service == "submissions"
         self.canStartTLS = bool(self.ctx) and not self._handshaking and ITLSTransport.providedBy(transport)

@@ -27,10 +27,15 @@ class Peer:
     via_proxy: bool = False
     """Whether a PROXY header says so: then it is a claim, which relays nothing for loopback."""
 
+    uid: int | None = None
+    """The user at the other end of a UNIX socket, as the kernel knows it."""
+
     @property
     def literal(self) -> str:
         """For a Received field: the address in brackets, or what stands for it."""
         if self.address is None:
+            if self.uid is not None:
+                return f"unix uid {self.uid}"
             return "unknown" if self.via_proxy else "unix"
         return f"[IPv6:{self.address}]" if ":" in self.address else f"[{self.address}]"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
+import struct
 from collections import Counter
 from typing import Any
 
@@ -61,3 +63,12 @@ def client_of(peer: Peer) -> str:
     if ":" not in peer.address:
         return peer.address
     return str(ipaddress.ip_network((peer.address, _IPV6_CLIENT), strict=False))
+
+
+def user_of(transport: Any) -> int | None:
+    """The user id of whoever connected to a UNIX socket; None for other transports."""
+    connection = getattr(transport, "socket", None)
+    if connection is None or connection.family != socket.AF_UNIX:
+        return None
+    _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return int(uid)
