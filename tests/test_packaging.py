@@ -107,6 +107,8 @@ def test_a_wheel_works_in_a_clean_environment(built, tmp_path):
     assert run(python.with_name("requiretls-mta-sendmail"), "-bp", cwd=tmp_path) == "the queue is empty\n"
     code = "from requiretls_mta.checks.pipeline import load_checks; print([c.name for c in load_checks(None)])"
     assert run(python, "-c", code, cwd=tmp_path) == "['dnswl', 'iprev', 'spf', 'dkim', 'arc', 'dmarc']\n"
+    code = "from requiretls_mta.receive.responders import load_responders; print(load_responders())"
+    assert run(python, "-c", code, cwd=tmp_path) == "[]\n"
     # What is missing from the dependencies would show here.
     run(python, "-c", "import requiretls_mta.service.tap, requiretls_mta.smtp.server", cwd=tmp_path)
     run(python, "-m", "pip", "uninstall", "--quiet", "--yes", "requiretls-mta", cwd=tmp_path)

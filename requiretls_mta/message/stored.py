@@ -47,7 +47,7 @@ class Message:
     received: float = 0.0
     """Unix seconds, UTC."""
     origin: str = "smtp"
-    """`smtp`, `report`, `list` or `local`."""
+    """`smtp`, `report`, `reply`, `list` or `local`."""
     parent: str | None = None
     """Id of the message whose report or expansion this is."""
     listener: str = ""

@@ -64,8 +64,9 @@ class RelayManager:
     async def _deliver(self, message: Message, recipients: tuple[Recipient, ...], attempt: str) -> list[Outcome]:
         settings = self._settings()
         domain = recipients[0].address.domain
-        # Our own reports about tagged messages are held to the promise; others' are let through (RFC 8689 5).
-        empty = message.envelope.sender is None and message.origin != "report"
+        # What we say ourselves about tagged messages is held to the promise; others' reports are let through
+        # (RFC 8689 5, 6).
+        empty = message.envelope.sender is None and message.origin not in ("report", "reply")
         requirement = requirement_of(message.envelope.tag, empty_reverse_path=empty)
         route = await self._finder.find(domain, policy=requirement is not Requirement.OPTIONAL)
         if isinstance(route, NoRoute):

@@ -14,20 +14,23 @@ from twisted.python.failure import Failure
 
 from requiretls_mta.message.envelope import Recipient
 from requiretls_mta.message.outcome import Deferred as Postponed
-from requiretls_mta.message.outcome import Outcome
+from requiretls_mta.message.outcome import Delivered, Outcome
 from requiretls_mta.message.ports import Events
 from requiretls_mta.message.reply import Reply
 from requiretls_mta.message.stored import Message
 from requiretls_mta.queue.store import Entry, IQueueStore, Lease, Settlement, StoreFull
 from requiretls_mta.relay.destination import BROKE_OFF, Attempt, Destination, Group, Way
 from requiretls_mta.relay.retry import RetrySettings
-from requiretls_mta.relay.settling import Ending, keep_unreported, settle
+from requiretls_mta.relay.settling import Ending, in_mailboxes, keep_unreported, settle
 from requiretls_mta.report.dsn_rules import Told
 
 CONGESTED = Reply(451, "4.4.5", "too many messages wait for this destination already")
 
 Reporter = Callable[[Message, Sequence[Told]], tuple[Message, ...]]
 """What an attempt gives birth to: reports, or nothing."""
+
+Responder = Callable[[Message, Sequence[Delivered]], tuple[Message, ...]]
+"""What is said to the sender when a message has arrived in mailboxes; never raises."""
 
 
 class Chooser(Protocol):
@@ -72,6 +75,7 @@ class Schedule:
         wall: Callable[[], float],
         events: Events,
         settings: Callable[[], ScheduleSettings],
+        respond: Responder | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self._store = store
@@ -81,6 +85,7 @@ class Schedule:
         self._wall = wall
         self._events = events
         self._settings = settings
+        self._respond = respond
         self._rng = rng or random.SystemRandom()
         self._destinations: dict[str, Destination] = {}
         self._leases = 0
@@ -335,6 +340,8 @@ class Schedule:
             # Nobody is given up in silence, and nobody who was delivered is attempted again for it.
             self._log.failure("no report about message {queue_id} can be written", queue_id=message.id)
             ended = [keep_unreported(one, now + retry.pauses[-1]) for one in ended]
+        if self._respond is not None and (arrived := in_mailboxes(ended)):
+            offspring += self._respond(message, arrived)
         settled = tuple(one.settled for one in ended)
         return Ending(Settlement(lease=attempt.lease, settled=settled, offspring=offspring), ended, now)
 

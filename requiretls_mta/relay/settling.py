@@ -104,6 +104,12 @@ def keep_unreported(ended: Ended, due: float) -> Ended:
     )
 
 
+def in_mailboxes(ended: Sequence[Ended]) -> list[Delivered]:
+    """Those of the outcomes that are final delivery."""
+    outcomes = (one.settled.outcome for one in ended)
+    return [outcome for outcome in outcomes if isinstance(outcome, Delivered) and outcome.in_mailbox]
+
+
 @attrs.frozen
 class Ending:
     """The end of a lease: as it is stored, and as it is told once it is."""

@@ -125,7 +125,8 @@ class Reports:
         # Those of the sender's alias who got it are not written to again.
         to = tuple(failure.recipient for failure in failed if self._can_be_less(message, failure.reply.enhanced))
         if message.origin != "report" or not to:
-            self._discarded(message, "a report that cannot be delivered ends there")
+            what = "an automatic reply" if message.origin == "reply" else "a report"
+            self._discarded(message, f"{what} that cannot be delivered ends there")
             return ()
         try:
             octets = redact_report(b"".join(message.pieces()))

@@ -34,6 +34,7 @@ from requiretls_mta.queue.writer import Writer
 from requiretls_mta.receive.admission import Admission
 from requiretls_mta.receive.rates import Rates
 from requiretls_mta.receive.reception import ReceptionStation
+from requiretls_mta.receive.responders import AutoReplies
 from requiretls_mta.receive.signing import Signer
 from requiretls_mta.relay.callout import Callout
 from requiretls_mta.relay.destination import Way
@@ -43,9 +44,11 @@ from requiretls_mta.relay.schedule import Schedule
 from requiretls_mta.relay.settings import RelaySettings
 from requiretls_mta.relay.sts import STSPolicies
 from requiretls_mta.relay.sts_fetch import PolicyHosts
+from requiretls_mta.report.answered import Answered
 from requiretls_mta.report.dsn import Reports
 from requiretls_mta.report.observe import Observations, ledger_path
 from requiretls_mta.report.tlsrpt import TLSReports
+from requiretls_mta.service.auto_replies import auto_replies
 from requiretls_mta.service.config import Config
 from requiretls_mta.service.config_notes import cautions
 from requiretls_mta.service.config_sections import Listen
@@ -143,6 +146,17 @@ class _House:
         )
         reports = Reports(settings=lambda: self.policies.reports, new_id=self.store.new_id, wall=wall, events=events)
         self.callout = Callout(reactor, self.finder, self._relay_settings)
+        replies: AutoReplies | None
+        self.answered: Answered | None
+        replies, self.answered = auto_replies(
+            reactor,
+            config,
+            store=self.store,
+            admission=lambda: self.admission,
+            policies=lambda: self.policies,
+            wall=wall,
+            events=events,
+        )
         self.schedule = Schedule(
             store=self.store,
             choose=self._choose,
@@ -151,6 +165,7 @@ class _House:
             wall=wall,
             events=events,
             settings=lambda: self.policies.schedule,
+            respond=replies,
         )
         self.control = ControlSocket(
             reactor,
@@ -185,7 +200,7 @@ class _House:
                 privileged=self._privileged,
                 store=self.store,
                 prepare=self._prepare,
-                started=self._started,
+                started=lambda: Deferred.fromCoroutine(self._started()),
                 drain=self.schedule.stop,
                 closed=lambda: Deferred.fromCoroutine(self._closed()),
                 reload=self.reload,
@@ -333,7 +348,7 @@ class _House:
             self._log.warn("{warning}", warning=warning)
         return loaded
 
-    def _started(self) -> None:
+    async def _started(self) -> None:
         self.users.start()
         self.mailbox_pool.start()
         self.checks_pool.start()
@@ -342,6 +357,8 @@ class _House:
             self.sts.start()
         for watcher in self.watchers:
             watcher.start()
+        if self.answered is not None:
+            await self.answered.start()
         self.schedule.start()
         self.control.start()
         for check in self.checks:
@@ -372,6 +389,8 @@ class _House:
                 await maybeDeferred(check.stopService)
         for watcher in self.watchers:
             watcher.stop()
+        if self.answered is not None:
+            self.answered.stop()
         self.users.stop()
         for pool in (self.mailbox_pool, self.checks_pool, self.signing_pool):
             if pool.started:

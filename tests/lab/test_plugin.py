@@ -25,9 +25,9 @@ packages = ["requiretls_mta.checks.plugins"]
 """
 
 
-def example():
-    """The code of the page."""
-    page = (ROOT / "docs" / "checks.rst").read_text()
+def example(page="checks.rst"):
+    """The code of a page."""
+    page = (ROOT / "docs" / page).read_text()
     block = page.partition(".. code-block:: python\n")[2]
     lines = []
     for line in block.splitlines()[1:]:

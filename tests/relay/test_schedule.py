@@ -2,6 +2,7 @@
 
 import random
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -66,7 +67,7 @@ def delivered(recipients):
 
 
 class Bench:
-    def __init__(self, transport, concurrency=2, report=lambda message, failed: (), **settings):
+    def __init__(self, transport, concurrency=2, report=lambda message, failed: (), respond=None, **settings):
         self.clock, self.store, self.events = Clock(), MemoryStore(), RecordedEvents()
         self.schedule = Schedule(
             store=self.store,
@@ -76,6 +77,7 @@ class Bench:
             wall=self.clock.seconds,
             events=self.events,
             settings=lambda: ScheduleSettings(**settings),
+            respond=respond,
             rng=random.Random(1),
         )
 
@@ -101,6 +103,28 @@ def test_a_due_message_is_attempted_and_settled():
     assert sorted(transport.calls) == [("0000000000000001", ["a", "b"]), ("0000000000000001", ["c"])]
     assert bench.store.messages == {}
     assert [f["recipient"] for f in bench.events.of("delivered")] == ["a@x.test", "b@x.test", "c@z.test"]
+
+
+def test_replies_enter_with_the_settlement_of_what_they_answer():
+    """One transaction; of those in whose mailboxes it has arrived, not of those to whom it was passed on."""
+    asked = []
+
+    def answer(recipients):
+        return succeed(
+            [attrs.evolve(one, in_mailbox=one.recipient.address.local == "a") for one in delivered(recipients)]
+        )
+
+    def respond(about, arrived):
+        asked.append((about.id, [one.recipient.address.local for one in arrived]))
+        return (message(9, ["s@y.test"], sender=None),)
+
+    bench = Bench(Scripted(answer), respond=respond)
+    bench.schedule.start()
+    bench.submit(message(1, ["a@x.test", "b@x.test"]), message(2, ["c@x.test"]))
+    assert asked == [("0000000000000001", ["a"])]
+    with_reply, without, *_ = sorted(bench.store.settlements, key=lambda one: one.lease.message.id)
+    assert [one.id for one in with_reply.offspring] == ["0000000000000009"]
+    assert with_reply.lease.message.id == "0000000000000001" and without.offspring == ()
 
 
 def test_fresh_leases_need_no_look_into_the_store():

@@ -278,12 +278,13 @@ class Walk(Walking):
 
     @inlineCallbacks
     def test_a_report_of_somebody_elses_is_not_held_back(self):
-        """RFC 8689 5: empty reverse path, protected if possible; our own reports are held to it."""
+        """RFC 8689 5: empty reverse path, protected if possible; our own reports, and replies, are held to it."""
         self.mx(clear=GOOD)
         whole = message(sender=None)
         assert isinstance((yield self.one(whole)), Delivered)
-        own = attrs.evolve(whole, origin="report")
-        assert (yield self.one(own, "r@one.test")).reply.enhanced == "5.7.10"
+        for origin in ("report", "reply"):
+            own = attrs.evolve(whole, origin=origin)
+            assert (yield self.one(own, "r@one.test")).reply.enhanced == "5.7.10"
 
     @inlineCallbacks
     def test_a_report_goes_first_where_it_is_protected(self):

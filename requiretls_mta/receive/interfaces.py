@@ -1,0 +1,37 @@
+"""The seam of automatic replies: what a responder is asked, and what it may say."""
+
+from __future__ import annotations
+
+import attrs
+from twisted.plugin import IPlugin
+from zope.interface import Attribute
+
+from requiretls_mta.message.address import Address
+from requiretls_mta.message.envelope import Envelope
+
+
+@attrs.frozen(kw_only=True)
+class Answer:
+    """What is said to the sender of a message. Where it goes, how, and whether, is not for the responder to decide."""
+
+    body: str
+    """Plain text, at most 10,000 characters; lines end with LF."""
+    subject: str = ""
+    """Behind "Auto: ". Empty: that of the message, unless it requires TLS: then it is not quoted."""
+    name: str = ""
+    """Of whom the answer is from."""
+    author: Address | None = None
+    """Of whom it is from; None: the address that the message was sent to."""
+
+
+class IResponder(IPlugin):
+    """What `twisted.plugin` finds: whoever may have something to say when a message has arrived in a mailbox."""
+
+    name = Attribute("Text, unique; of several responders the first in the order of their names that answers is heard.")
+
+    def respond(envelope: Envelope, recipient: Address, header: bytes) -> Answer | None:
+        """The answer to this message for this recipient, or None. Called on the reactor thread: must not block.
+
+        `header` is the header section with its last CRLF, at most 64 KiB, as it came: hostile. Asked only when
+        RFC 3834 allows an answer. A responder that raises, or answers something else, is logged and has not answered.
+        """
