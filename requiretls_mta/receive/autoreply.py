@@ -146,7 +146,7 @@ def write_reply(
     lines = [
         f"From: {write_mailbox(answer.name, _written(answer.author or author))}",
         f"To: {_written(envelope.sender)}",
-        f"Subject: {_subject(answer, found, quotes=envelope.tag is not Tag.REQUIRED)}",
+        f"Subject: {_subject(answer, found if quotes_subject(answer, about) else ())}",
         f"Date: {date_time(now)}",
         f"Message-ID: <{reply_id}@{hostname}>",
         *_thread(found),
@@ -183,10 +183,15 @@ def _written(address: Address) -> str:
     return str(attrs.evolve(address, domain=ascii_domain(address.domain)) if address.local.isascii() else address)
 
 
-def _subject(answer: Answer, found: Collection[Field], *, quotes: bool) -> str:
+def quotes_subject(answer: Answer, about: Message) -> bool:
+    """Whether the reply says what its sender wrote: not of a message whose sender wants it protected (RFC 8689 5)."""
+    return not answer.subject and about.envelope.tag is not Tag.REQUIRED
+
+
+def _subject(answer: Answer, quoted: Collection[Field]) -> str:
     text = answer.subject
-    if not text and quotes:
-        theirs = next((field.value for field in found if field.name == b"subject"), b"")
+    if not text:
+        theirs = next((field.value for field in quoted if field.name == b"subject"), b"")
         # Encoded words stay as they are (RFC 3834 3.1.5); what would have to be cut is left out.
         text = theirs.decode("ascii") if theirs.isascii() and len(theirs) <= _MOST_LINE else ""
         text = text if text.isprintable() else ""

@@ -16,9 +16,10 @@ from requiretls_mta.message.ports import Events
 from requiretls_mta.message.profile import Profile
 from requiretls_mta.message.stored import Message
 from requiretls_mta.receive import plugins
-from requiretls_mta.receive.autoreply import MOST_HEADER, Silence, addressed, check_answer, write_reply
+from requiretls_mta.receive.autoreply import MOST_HEADER, Silence, addressed, check_answer, quotes_subject, write_reply
 from requiretls_mta.receive.interfaces import Answer, IResponder
 from requiretls_mta.receive.settings import Settings
+from requiretls_mta.receive.signing import sign_own
 
 _log = Logger()
 
@@ -95,6 +96,9 @@ class AutoReplies:
             now=self.wall(),
             profile=self.profile(),
         )
+        if not quotes_subject(answer, message):
+            # A millisecond or few, some hundred times an hour at the most: no reason to let the settlement wait.
+            reply = sign_own(reply, settings.signing, int(reply.received))
         self.memory.note(sender.key, recipient.key, message.id)
         self.events.emit(
             "replied",

@@ -54,9 +54,17 @@ class Signer:
 
     async def signed(self, message: Message, keys: Keys) -> Message:
         """A message of our own with its signatures."""
-        start = message.content.header_end + 2
-        fields = await self.sign(message.header(), message.body, start, keys)
-        return message if isinstance(fields, Unsigned) else attrs.evolve(message, prepend=fields + message.prepend)
+        signed: Message = await self.in_thread(sign_own, message, keys, int(self.wall()))
+        return signed
+
+
+def sign_own(message: Message, keys: Keys, now: int) -> Message:
+    """A message of our own with its signatures, as far as its author's domain is ours. Blocks."""
+    header = message.header()
+    domain = author_domain(header)
+    chosen = keys_of(domain, keys) if domain is not None else ()
+    fields = sign(chosen, header, message.body, message.content.header_end + 2, now) if chosen else b""
+    return message if isinstance(fields, Unsigned) else attrs.evolve(message, prepend=fields + message.prepend)
 
 
 def sign(keys: Sequence[SigningKey], header: bytes, body: Body, body_start: int, now: int) -> bytes | Unsigned:

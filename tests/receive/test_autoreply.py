@@ -19,8 +19,10 @@ from requiretls_mta.receive.autoreply import Silence, addressed, check_answer, w
 from requiretls_mta.receive.interfaces import Answer
 from requiretls_mta.receive.responders import AutoReplies, load_responders
 from requiretls_mta.receive.settings import Settings
+from requiretls_mta.receive.signing_keys import SigningKey
 from requiretls_mta.report.answered import Answered
 from tests.receive.fakes import RecordedEvents
+from tests.receive.signatures import ED25519, NOW, verdicts
 from tests.report.test_ledger import Threads, wait
 
 ANN, BOB = parse_mailbox("ann@here.test"), parse_mailbox("bob@there.test")
@@ -298,19 +300,39 @@ class Memory:
         self.noted.append(words)
 
 
-def replies(*responders, memory=None, about=None, to_all=tuple):
+def replies(*responders, memory=None, about=None, to_all=tuple, settings=SETTINGS):
     events = RecordedEvents()
     made = AutoReplies(
         responders=responders,
         memory=memory or Memory(),
-        settings=lambda: SETTINGS,
+        settings=lambda: settings,
         profile=lambda: Profile.RFC8689,
         to_all=to_all,
         new_id=lambda: "0000000000000002",
-        wall=lambda: 5.0,
+        wall=lambda: float(NOW),
         events=events,
     )(about or message(), [Delivered(recipient=Recipient(ANN), reply=Reply(250, "2.0.0", "ok"), host="h")])
     return made, events
+
+
+OURS = attrs.evolve(SETTINGS, signing={"here.test": (SigningKey(domain="here.test", selector="s", key=ED25519),)})
+
+
+@pytest.mark.parametrize(
+    ("answer", "tag", "signed"),
+    [
+        (Answer(body="x", subject="away"), None, True),
+        (Answer(body="x"), Tag.REQUIRED, True),
+        (Answer(body="x"), None, False),
+        (Answer(body="x", subject="away", author=BOB), None, False),
+    ],
+)
+def test_what_is_all_our_own_word_is_signed(answer, tag, signed):
+    """A subject that a stranger wrote is not said in our name; nor is a domain signed for that is not ours."""
+    ((reply,), _) = replies(Responder(answer), about=message(tag=tag), settings=OURS)
+    octets = b"".join(reply.pieces())
+    assert verdicts(octets, OURS.signing) == ["pass"] * (2 * signed)
+    assert octets.endswith(b"\r\n\r\nx\r\n") and reply.header().startswith(b"From: ")
 
 
 def test_responders_are_found_by_name(monkeypatch):
