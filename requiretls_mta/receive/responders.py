@@ -56,8 +56,8 @@ class AutoReplies:
     memory: Memory
     settings: Callable[[], Settings]
     profile: Callable[[], Profile]
-    to_all: Callable[[Sequence[Message]], tuple[Message, ...]]
-    """The same messages, to those behind the aliases among their recipients."""
+    to_all: Callable[[Message, Sequence[Message]], tuple[Message, ...]]
+    """Of a message, its replies, to those behind the sender's own alias."""
     new_id: Callable[[], str]
     wall: Callable[[], float]
     events: Events
@@ -69,7 +69,7 @@ class AutoReplies:
                 return ()
             header = message.header()
             replies = [self._reply(message, outcome.recipient.address, header) for outcome in delivered]
-            return self.to_all([reply for reply in replies if reply is not None])
+            return self.to_all(message, [reply for reply in replies if reply is not None])
         except Exception:
             _log.failure("message {queue_id} gets no automatic reply", queue_id=message.id)
             return ()

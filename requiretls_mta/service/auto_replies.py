@@ -34,7 +34,7 @@ def auto_replies(
         memory=answered,
         settings=lambda: policies().receive,
         profile=lambda: policies().reports.profile,
-        to_all=lambda messages: admission().to_all(messages),
+        to_all=lambda about, replies: admission().to_all(about, replies),
         new_id=store.new_id,
         wall=wall,
         events=events,

@@ -72,6 +72,16 @@ def test_who_is_named_is_answered_for(to, named):
     assert meant(to.encode() + b"\r\n").key == named
 
 
+def test_details_and_catch_alls_lead_to_mailboxes():
+    """As they do for delivery."""
+    header = b"To: ann+news@here.test\r\n"
+    details = attrs.evolve(SETTINGS, recipient_delimiter="+", strips_detail=True)
+    assert addressed(message(header), ANN, header, details).key == "ann+news@here.test"
+    assert isinstance(meant(header), Silence)
+    caught = attrs.evolve(SETTINGS, aliases={"@here.test": (ANN,)})
+    assert addressed(message(header), ANN, header, caught).key == "ann+news@here.test"
+
+
 NOBODY = [
     b"To: eve@here.test",
     b"Bcc: ann@here.test",
@@ -300,7 +310,11 @@ class Memory:
         self.noted.append(words)
 
 
-def replies(*responders, memory=None, about=None, to_all=tuple, settings=SETTINGS):
+def to_their_senders(about, made):
+    return tuple(made)
+
+
+def replies(*responders, memory=None, about=None, to_all=to_their_senders, settings=SETTINGS):
     events = RecordedEvents()
     made = AutoReplies(
         responders=responders,
@@ -385,7 +399,7 @@ def test_a_crash_neither_loses_nor_doubles_a_reply(tmp_path):
 def test_trouble_costs_the_reply_alone():
     """The settlement in which it would have entered must not fail for it."""
 
-    def broken(messages):
+    def broken(about, made):
         raise RuntimeError("no")
 
     assert replies(Responder(Answer(body="x")), to_all=broken)[0] == ()
