@@ -211,7 +211,7 @@ def test_a_long_path_is_no_hindrance(tmp_path):
             connection.sendall(b"421 4.3.2 busy\r\n")
             connection.close()
 
-        thread = threading.Thread(target=busy)
+        thread = threading.Thread(target=busy, daemon=True)
         thread.start()
         done = sendmail(f"unix:{folder}/s", "a@b")
         thread.join(10)
