@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -17,6 +17,7 @@ from zope.interface import implementer
 from requiretls_mta.message.reply import Reply, quote
 from requiretls_mta.smtp.capabilities import capabilities
 from requiretls_mta.smtp.client_replies import Heard, ReplyReader, ReplySyntaxError
+from requiretls_mta.smtp.transcript import HIDDEN, Transcript
 from requiretls_mta.tls.client import Handshake
 from requiretls_mta.tls.facts import ClientTLS
 
@@ -55,7 +56,7 @@ class ClientSession(Protocol):
         self._clock = clock
         self._reader = ReplyReader()
         self._unread: deque[Heard] = deque()
-        self._waiting: deque[tuple[Deferred[Reply], float]] = deque()
+        self._waiting: deque[tuple[Deferred[Reply], float, bool]] = deque()
         self._timer: Any = None
         self._handshake: Handshake | None = None
         self._secured: Deferred[ClientTLS] | None = None
@@ -67,6 +68,8 @@ class ClientSession(Protocol):
         self.tls: ClientTLS | None = None
         self.offers: Mapping[str, tuple[str, ...]] = {}
         """What the last EHLO listed; nothing after STARTTLS until the next."""
+        self.transcript: Transcript | None = None
+        """Where what is said is noted, if anywhere."""
 
     @property
     def is_open(self) -> bool:
@@ -83,7 +86,7 @@ class ClientSession(Protocol):
         """Send a command line (without CRLF); the Deferred fails with `SessionLostError` only."""
         return self.commands([(line, timeout)])[0]
 
-    def commands(self, lines: Iterable[tuple[bytes, float]], behind: bytes = b"") -> list[Deferred[Reply]]:
+    def commands(self, lines: Sequence[tuple[bytes, float]], behind: bytes = b"") -> list[Deferred[Reply]]:
         """Send command lines in one write, and what comes right behind them; one reply each."""
         octets, replies = b"", []
         for line, timeout in lines:
@@ -91,7 +94,21 @@ class ClientSession(Protocol):
             replies.append(self._expect(timeout))
         if self.is_open:
             self.transport.write(octets + behind)
+            if self.transcript is not None:
+                for line, _ in lines:
+                    self.transcript.client(line)
+                if behind:
+                    self.transcript.octets(len(behind))
         return replies
+
+    def confide(self, line: bytes, timeout: float, shown: bytes = HIDDEN) -> Deferred[Reply]:
+        """`command`, with a line that holds a secret; a transcript has what is `shown`, and no text of the reply."""
+        reply = self._expect(timeout, secret=True)
+        if self.is_open:
+            self.transport.write(line + b"\r\n")
+            if self.transcript is not None:
+                self.transcript.client(shown)
+        return reply
 
     def expect(self, timeout: float) -> Deferred[Reply]:
         """One more reply to what was already sent."""
@@ -146,6 +163,8 @@ class ClientSession(Protocol):
             self._hang_up()
 
     def _hang_up(self) -> None:
+        if self.transcript is not None and self._end is not None:
+            self.transcript.note(self._end)
         if self.transport is not None:
             self.transport.abortConnection()
         self._fail(self._end or "")
@@ -172,6 +191,8 @@ class ClientSession(Protocol):
             self.abort(why)
             secured.errback(HandshakeError(why))
             return
+        if self.transcript is not None:
+            self.transcript.note(f"{self.tls.version}, {self.tls.cipher}")
         secured.callback(self.tls)
 
     def dataReceived(self, data: bytes) -> None:
@@ -187,7 +208,9 @@ class ClientSession(Protocol):
             if not self._waiting:
                 self.abort(f"the server said unasked: {quote(str(reply))}")
                 return
-            waiter, _ = self._waiting.popleft()
+            waiter, _, secret = self._waiting.popleft()
+            if self.transcript is not None:
+                self.transcript.server(reply.code, heard.lines, hidden=secret)
             self.await_next()
             if self._listing:
                 self._listing = False
@@ -203,6 +226,8 @@ class ClientSession(Protocol):
         """The end of the connection."""
         if self._end is None:
             self._end = "the server closed the connection"
+            if self.transcript is not None:
+                self.transcript.note(self._end)
         secured, self._secured = self._secured, None
         self._set_timer(None)
         if secured is not None:
@@ -211,12 +236,12 @@ class ClientSession(Protocol):
 
     # --- waiting ----------------------------------------------------------------------------------------------
 
-    def _expect(self, timeout: float) -> Deferred[Reply]:
+    def _expect(self, timeout: float, *, secret: bool = False) -> Deferred[Reply]:
         waiter: Deferred[Reply] = Deferred()
         if not self.is_open:
             waiter.errback(SessionLostError(self._end or "the connection is closed"))
             return waiter
-        self._waiting.append((waiter, timeout))
+        self._waiting.append((waiter, timeout, secret))
         if len(self._waiting) == 1:
             self._set_timer(timeout)
         return waiter
@@ -252,7 +277,7 @@ class ClientSession(Protocol):
     def _fail(self, why: str) -> None:
         self._set_timer(None)
         waiting, self._waiting = self._waiting, deque()
-        for waiter, _ in waiting:
+        for waiter, *_ in waiting:
             waiter.errback(SessionLostError(why))
         if self._sending is not None:
             self._sending.end(SessionLostError("the connection was lost while sending"))
@@ -267,6 +292,7 @@ class _Sender:
         self._pieces = pieces
         self.timeout = timeout
         self.done: Deferred[None] = Deferred()
+        self._count = 0
 
     def start(self) -> None:
         """The transport will ask."""
@@ -287,6 +313,7 @@ class _Sender:
         if piece is None:
             self.end(None)
         else:
+            self._count += len(piece)
             self._session.transport.write(piece)
 
     def stopProducing(self) -> None:
@@ -297,6 +324,8 @@ class _Sender:
         if self.done.called:
             return
         self._session._sending = None
+        if self._session.transcript is not None:
+            self._session.transcript.octets(self._count)
         if self._session.is_open:
             # A transport that has lost its connection has forgotten its producer, and TLS would stumble over it.
             self._session.transport.unregisterProducer()

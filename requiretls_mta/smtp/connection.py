@@ -20,6 +20,7 @@ from requiretls_mta.message.reply import Reply, quote
 from requiretls_mta.smtp.data import DataSession
 from requiretls_mta.smtp.interfaces import Peer
 from requiretls_mta.smtp.limits import ConnectionCount, peer_of, user_of
+from requiretls_mta.smtp.transcript import Incoming
 from requiretls_mta.tls.facts import ServerTLS
 
 _STOP_LINGER = 1.0
@@ -39,6 +40,8 @@ class ConnectionSession(DataSession):
     count: ConnectionCount | None = None
     pipeline: Pipeline | None = None
     """The checks that the client and its mail have to pass."""
+    transcribes = False
+    """Whether what is said is noted, for whoever keeps the message."""
     on_end: Callable[[ConnectionSession], None] | None = None
     stopping = False
     """Whether the session is to end as soon as no message is under way."""
@@ -69,13 +72,18 @@ class ConnectionSession(DataSession):
         self._handshaking = self.settings.service == "submissions"
         self.canStartTLS = bool(self.ctx) and not self._handshaking and ITLSTransport.providedBy(transport)
         self._started = self.now()
+        if self.transcribes:
+            self.transcript = Incoming(self.now)
         self.setTimeout(self.settings.timeout if self.timeout is None else self.timeout)
         self._counted = self.count is None or self.count.enter(self.peer)
         if self.stopping or not self._counted:
             self.refuse(reply.SHUTTING_DOWN if self.stopping else reply.TOO_MANY_CONNECTIONS)
             return
         self.events.emit("connected", session=self.id, client=self.peer.address, listener=self.listener)
-        transport.write(b"220 " + self.greeting() + b"\r\n")
+        greeting = b"220 " + self.greeting() + b"\r\n"
+        if self.transcript is not None:
+            self.transcript.reply(greeting)
+        transport.write(greeting)
         if self.pipeline is not None:
             self.checks = self.pipeline.begin(self._client())
 
@@ -126,6 +134,8 @@ class ConnectionSession(DataSession):
             server_name=quote(connection.get_servername() or b"") or None,
         )
         self.startedTLS = True
+        if self.transcript is not None:
+            self.transcript.note(f"{self.tls.version}, {self.tls.cipher}")
         self.resetTimeout()
         self.events.emit("tls", session=self.id, tls_version=self.tls.version, cipher=self.tls.cipher)
 

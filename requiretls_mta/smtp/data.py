@@ -75,6 +75,8 @@ class DataSession(AuthSession):
             self.close(parsed)
             return
         self._chunk_left, self._chunk_last = parsed
+        if self.transcript is not None:
+            self.transcript.octets(self._chunk_left)
         if "CHUNKING" not in self._offered or not self._recipients:
             self._refusal = reply.NOT_OFFERED if self._recipients else reply.BAD_SEQUENCE
             self._data_begins()
@@ -100,6 +102,8 @@ class DataSession(AuthSession):
             return b""
         self._mode = Mode.COMMAND
         self._busy = True
+        if self.transcript is not None and self._scanner is not None:
+            self.transcript.octets(self._scanner.size)
         self._message_complete(bare=self._reader.bare)
         return rest
 

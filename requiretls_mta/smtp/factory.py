@@ -47,6 +47,7 @@ class RequireTLSESMTPFactory(SMTPFactory):
         pipeline: Pipeline | None = None,
         events: Events | None = None,
         listener: str = "",
+        transcribes: bool = False,
         wall: Callable[[], float] = time.time,
     ) -> None:
         unknown = set(promises) - PROMISES
@@ -64,6 +65,7 @@ class RequireTLSESMTPFactory(SMTPFactory):
         self.pipeline = pipeline
         self.events: Events = events or NoEvents()
         self.listener = listener
+        self.transcribes = transcribes
         self.wall = wall
         self.sessions: set[ConnectionSession] = set()
         self._count = ConnectionCount(self.settings.max_connections, self.settings.max_connections_per_client)
@@ -88,6 +90,7 @@ class RequireTLSESMTPFactory(SMTPFactory):
         session.events = self.events
         session.listener = self.listener
         session.client_address = addr
+        session.transcribes = self.transcribes
         session.wall = self.wall
         session.count = self._count
         session.on_end = self._ended

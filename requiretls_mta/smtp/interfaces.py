@@ -13,6 +13,7 @@ from requiretls_mta.checks.pipeline import TransactionChecks
 from requiretls_mta.message.content import Content
 from requiretls_mta.message.envelope import Envelope, Recipient
 from requiretls_mta.message.reply import Reply
+from requiretls_mta.smtp.transcript import Incoming
 from requiretls_mta.tls.facts import ServerTLS
 
 
@@ -62,6 +63,8 @@ class Session:
     checks: TransactionChecks | None = attrs.field(default=None, eq=False, repr=False)
     """What the client and the envelope are checked for; None: nothing, for nothing is configured or it is trusted.
     Whoever keeps the message asks for the verdicts on it (`TransactionChecks.message`)."""
+    transcript: Incoming | None = attrs.field(default=None, eq=False, repr=False)
+    """What was said so far, while it goes on; None: nobody notes it."""
 
 
 class Transaction(Protocol):

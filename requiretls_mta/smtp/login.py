@@ -8,6 +8,7 @@ import attrs
 
 from requiretls_mta.message.reply import Reply
 from requiretls_mta.smtp.client import ClientSession
+from requiretls_mta.smtp.transcript import HIDDEN
 
 _LINE = 510
 """Octets of a command line without its CRLF (RFC 5321 4.5.3.1.4); longer responses wait for the server's word."""
@@ -29,20 +30,32 @@ async def log_in(session: ClientSession, login: Login, timeout: float) -> Reply:
     """
     mechanisms = {word.upper() for word in session.offers.get("AUTH", ())}
     if "PLAIN" in mechanisms:
-        return await _plain(session, login, timeout)
+        return _discreet(await _plain(session, login, timeout), login)
     if "LOGIN" in mechanisms:
-        return await _by_prompts(session, login, timeout)
+        return _discreet(await _by_prompts(session, login, timeout), login)
     return _NO_MECHANISM
+
+
+def _discreet(reply: Reply, login: Login) -> Reply:
+    """The reply, which goes into log and report, without a text that repeats the password in one of its forms."""
+    forms = (login.password, base64.b64encode(login.password), _response(login))
+    if any(form.decode("utf-8", "backslashreplace") in reply.text for form in forms if form):
+        return reply.with_text("(its text repeats what it was told)")
+    return reply
 
 
 async def _plain(session: ClientSession, login: Login, timeout: float) -> Reply:
     """RFC 4616."""
-    response = base64.b64encode(b"\0" + login.user.encode("utf-8") + b"\0" + login.password)
+    response = _response(login)
     line = b"AUTH PLAIN " + response
     if len(line) <= _LINE:
-        return await session.command(line, timeout)
+        return await session.confide(line, timeout, b"AUTH PLAIN " + HIDDEN)
     reply = await session.command(b"AUTH PLAIN", timeout)
-    return await session.command(response, timeout) if reply.code == 334 else reply
+    return await session.confide(response, timeout) if reply.code == 334 else reply
+
+
+def _response(login: Login) -> bytes:
+    return base64.b64encode(b"\0" + login.user.encode("utf-8") + b"\0" + login.password)
 
 
 async def _by_prompts(session: ClientSession, login: Login, timeout: float) -> Reply:
@@ -51,5 +64,5 @@ async def _by_prompts(session: ClientSession, login: Login, timeout: float) -> R
     for answer in (login.user.encode("utf-8"), login.password):
         if reply.code != 334:
             return reply
-        reply = await session.command(base64.b64encode(answer), timeout)
+        reply = await session.confide(base64.b64encode(answer), timeout)
     return reply

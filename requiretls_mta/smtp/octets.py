@@ -22,6 +22,7 @@ from requiretls_mta.smtp._stock import ESMTP
 from requiretls_mta.smtp.grammar import AUTH_LIMIT, COMMAND_LIMIT, is_http, line_limit
 from requiretls_mta.smtp.outlet import write_now
 from requiretls_mta.smtp.settings import SessionSettings
+from requiretls_mta.smtp.transcript import Incoming
 
 HIGH_WATER = 64 * 1024
 """Octets waiting in a session's buffer at which reading from the network pauses."""
@@ -71,6 +72,8 @@ class OctetSession(ESMTP):
     reactor: Any = None
     transport: Any
     portal: Any
+    transcript: Incoming | None = None
+    """Where what is said is noted, if anywhere."""
     _helo: Any
     _offered: frozenset[str] = frozenset()
 
@@ -152,10 +155,21 @@ class OctetSession(ESMTP):
         if self._skipping or end + 2 > limit:
             start, self._skipping = self._skipping or line, b""
             self._mode = Mode.COMMAND
+            if self.transcript is not None:
+                self.transcript.note("a line that is too long")
             self.reply(reply.NOT_HTTP if is_http(start) else reply.LINE_TOO_LONG)
         else:
+            if self.transcript is not None:
+                self._note(line)
             self._execute(line)
         return True
+
+    def _note(self, line: bytes) -> None:
+        assert self.transcript is not None
+        if self._mode is Mode.AUTH:
+            self.transcript.response()
+        else:
+            self.transcript.command(line)
 
     def _execute(self, line: bytes) -> None:
         try:
@@ -200,6 +214,8 @@ class OctetSession(ESMTP):
     def say(self, wire: bytes) -> None:
         """Write to the peer; the replies to commands that came together go out together."""
         self._replies.append(wire)
+        if self.transcript is not None:
+            self.transcript.reply(wire)
         if not self._draining:
             self.flush()
 
@@ -237,6 +253,8 @@ class OctetSession(ESMTP):
         self.setTimeout(None)
         if answer is not None:
             self._replies.append(answer.wire)
+            if self.transcript is not None:
+                self.transcript.reply(answer.wire)
         self.flush()
         self.transport.unregisterProducer()
         self.transport.loseConnection()

@@ -310,6 +310,7 @@ class RequireTLSESMTP(ConnectionSession):
             mechanism=self.mechanism,
             started=self.wall(),
             checks=checks,
+            transcript=self.transcript,
         )
 
     def receivedHeader(self, helo: Any, origin: Any, recipients: list[Any]) -> Any:
