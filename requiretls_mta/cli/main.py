@@ -13,6 +13,7 @@ from requiretls_mta.cli.explain import explain
 from requiretls_mta.cli.observe import observe
 from requiretls_mta.cli.queue import queue
 from requiretls_mta.cli.send import send
+from requiretls_mta.cli.trace import trace
 from requiretls_mta.cli.users import user
 
 NAME = "requiretls-mta"
@@ -46,7 +47,7 @@ def completion(shell: str) -> None:
     click.echo(maker(cli, {}, NAME, "_REQUIRETLS_MTA_COMPLETE").source())
 
 
-for command in (config, conformance, dnswl, explain, observe, queue, send, user):
+for command in (config, conformance, dnswl, explain, observe, queue, send, trace, user):
     cli.add_command(command)
 
 

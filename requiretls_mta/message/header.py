@@ -8,7 +8,12 @@ from collections.abc import Iterator
 
 import attrs
 
+from requiretls_mta.message.reply import quote
+
 _NAME = re.compile(rb"([!-9;-~]+)[ \t]*:")
+_MESSAGE_ID = re.compile(rb"message-id[ \t]*:[ \t\r\n]{0,8}(<[^<>\r\n]{1,998}>)", re.IGNORECASE)
+_EARLY = 64 * 1024
+"""Octets of a header section in which its Message-ID is looked for."""
 
 
 @attrs.frozen
@@ -65,6 +70,14 @@ def exceeds(header: bytes, name: bytes, limit: int) -> bool:
 def count(header: bytes, name: bytes) -> int:
     """How many fields of this name (lower case) there are."""
     return sum(1 for field in fields(header) if field.name == name)
+
+
+def message_id(header: bytes) -> str | None:
+    """The first Message-ID with its angle brackets, escaped and cut for showing; None where there is none."""
+    lowered = header[:_EARLY].lower()
+    start = 0 if lowered.startswith(b"message-id") else lowered.find(b"\nmessage-id") + 1
+    match = _MESSAGE_ID.match(header, start)
+    return quote(match.group(1)) if match else None
 
 
 class TLSRequired(enum.Enum):

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from requiretls_mta.message.outcome import Outcome
     from requiretls_mta.message.stored import Message
 
+SECRET = frozenset({"password", "passphrase", "secret", "body", "challenge"})
+"""Names of fields that no subscriber of events writes down, whoever gives them."""
+
 
 class Body(Protocol):
     """The octets of a message, in memory or in a file."""
@@ -36,6 +39,13 @@ class Events(Protocol):
 
     def emit(self, event: str, /, **fields: Any) -> None:
         """Take one event; never raises. The names of events and fields are those of the documentation's log page."""
+
+
+class Trace(Events, Protocol):
+    """Where is told what belongs to one message and is too much for the log."""
+
+    def put(self, event: str, members: str) -> None:
+        """Take an event whose fields are written already, as the members of a JSON object; never raises."""
 
 
 class NoEvents:

@@ -27,3 +27,20 @@ def rfc3339(when: float) -> str:
     """RFC 3339 in UTC with milliseconds, of Unix seconds."""
     second, milliseconds = divmod(int(when * 1000), 1000)
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)) + f".{milliseconds:03d}Z"
+
+
+class Timestamps:
+    """RFC 3339 in UTC with milliseconds; the text of a second is made once."""
+
+    __slots__ = ("_second", "_text")
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._text = ""
+
+    def __call__(self, when: float) -> str:
+        """The text of Unix seconds."""
+        second, milliseconds = divmod(int(when * 1000), 1000)
+        if second != self._second:
+            self._second, self._text = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return f"{self._text}.{milliseconds:03d}Z"

@@ -7,8 +7,10 @@ from typing import Any, Protocol
 
 import attrs
 
+from requiretls_mta.message.birth import birth, names
 from requiretls_mta.message.envelope import Recipient
-from requiretls_mta.message.ports import Events
+from requiretls_mta.message.flat_json import write_object
+from requiretls_mta.message.ports import Events, Trace
 from requiretls_mta.message.stored import Message
 from requiretls_mta.queue.store import IQueueStore, Lease
 from requiretls_mta.receive.lists import to_members
@@ -40,12 +42,21 @@ class Admission:
         settings: Callable[[], Settings],
         events: Events,
         expanded: Expanded | None = None,
+        *,
+        trace: Trace | None = None,
     ) -> None:
+        """`trace` is told what the log is not: whom a message is for, how it came, and of reports that enter here."""
         self._store = store
         self._schedule = schedule
         self._settings = settings
         self._events = events
         self._expanded = expanded
+        self._trace = trace
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether anybody wants to know how a message came."""
+        return self._trace is not None
 
     def to_all(self, about: Message, reports: Sequence[Message]) -> tuple[Message, ...]:
         """The same reports, which enter with what gave birth to them, to those behind the sender's own alias.
@@ -67,25 +78,37 @@ class Admission:
         await self.admit_all([message], session)
 
     async def admit_all(
-        self, messages: Sequence[Message], session: str | None = None, notes: Sequence[Mapping[str, Any]] = ({},)
+        self,
+        messages: Sequence[Message],
+        session: str | None = None,
+        notes: Sequence[Mapping[str, Any]] = ({},),
+        reception: str = "",
     ) -> None:
         """Returns when the messages, with all copies for members of lists, are on disk, by one commit.
 
         Raises `StoreFull`, `AliasLoopError`, `ListLoopError` or the store's own error. `session` is the id of the one
-        that brought them, `notes` what the event `queued` is to tell of each.
+        that brought them, `notes` what the event `queued` is to tell of each, `reception` (`receive.traced`) how the
+        first of them came.
         """
         admitted: list[tuple[Message, Mapping[str, Any]]] = []
+        named: list[tuple[Recipient, ...]] = []
         reports: tuple[Message, ...] = ()
         for message, note in zip(messages, notes, strict=True):
             copies, aliases, lists = self._reached(message)
             # A list that does not inherit the tag was not meant by the rule that set it.
             admitted += [(copy, note if copy.envelope.tag is message.envelope.tag else {}) for copy in copies]
+            named += [message.envelope.recipients] * len(copies)
             if (aliases or lists) and self._expanded:
                 reports += self.to_all(message, self._expanded(message, aliases, lists))
         has_room = all(self._schedule.has_room_for(message) for message, _ in admitted)
         leases = await self._store.accept([*(message for message, _ in admitted), *reports], has_room)
         for message, note in admitted:
             self._tell(message, session, note)
+        if self._trace is not None:
+            for (message, note), recipients in zip(admitted, named, strict=True):
+                self._trace.put("queued", birth(message, _more(message, note, recipients, reception)))
+            for report in reports:
+                self._trace.put("queued", birth(report))
         if leases:
             self._schedule.take(leases)
 
@@ -126,3 +149,11 @@ class Admission:
             **birth,
             **note,
         )
+
+
+def _more(message: Message, note: Mapping[str, Any], named: tuple[Recipient, ...], reception: str) -> str:
+    """What the trace is told beyond a message's birth; `named` are the recipients before aliases and lists."""
+    more = reception if message.parent is None else ""
+    if message.envelope.recipients != named:
+        more += f',"named":{names(named)}'
+    return f"{more},{write_object(note)[1:-1]}" if note else more

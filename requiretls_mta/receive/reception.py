@@ -33,6 +33,7 @@ from requiretls_mta.receive.signing import Signer
 from requiretls_mta.receive.signing_rules import Unsigned
 from requiretls_mta.receive.submission import Submission, submit
 from requiretls_mta.receive.trace import auth_result, received_field
+from requiretls_mta.receive.traced import reception
 from requiretls_mta.smtp.interfaces import Session
 
 MOST_FORGED = 100
@@ -180,7 +181,9 @@ class Reception:
             messages = [
                 self._message(content, share, body, verdicts=verdicts, cuts=forged, added=added) for share in parts
             ]
-            await self._station.admission.admit_all(messages, self._session.id, [share.note for share in parts])
+            answer = reply.queued(self._id)
+            how = self._reception(added + header if added else header, verdicts, answer)
+            await self._station.admission.admit_all(messages, self._session.id, [share.note for share in parts], how)
         except StoreFull:
             writer.abort()
             return reply.STORE_FULL
@@ -207,7 +210,14 @@ class Reception:
             requiretls=tag.value if tag else None,
             tls_version=tls.version if tls else None,
         )
-        return reply.queued(self._id)
+        return answer
+
+    def _reception(self, header: bytes, verdicts: Sequence[Verdict], answer: Reply) -> str:
+        """What the trace is told of how the message came."""
+        assert self._envelope is not None
+        if not self._station.admission.is_traced:
+            return ""
+        return reception(self._session, header, verdicts, len(self._envelope.recipients), answer)
 
     def _submission(self, header: bytes, content: Content) -> Submission | Reply:
         """RFC 6409: the message judged by its header, with what it lacks."""

@@ -14,6 +14,7 @@ from requiretls_mta.relay.lookup import RouteFinder
 from requiretls_mta.relay.outcomes import judged
 from requiretls_mta.relay.route import Host, HostAddress
 from requiretls_mta.relay.settings import RelaySettings
+from requiretls_mta.smtp.transcript import Transcript
 from requiretls_mta.tls.judge import Row
 
 
@@ -53,6 +54,7 @@ async def reach(
     demand: Demand,
     settings: RelaySettings,
     met: Callable[[Line], None],
+    transcript: Transcript | None = None,
 ) -> tuple[Line, Row] | Cause:
     """A session in which MAIL may be said, and the row that approved of it.
 
@@ -60,7 +62,10 @@ async def reach(
     """
 
     async def dialled(*, use_tls: bool) -> Line | Cause:
-        return await dial(connect, clock, host, address, settings, use_tls=use_tls, use_helo=not demand.needs_tls)
+        helo = not demand.needs_tls
+        return await dial(
+            connect, clock, host, address, settings, use_tls=use_tls, use_helo=helo, transcript=transcript
+        )
 
     line = await dialled(use_tls=not demand.local)
     if isinstance(line, Cause):
@@ -77,6 +82,8 @@ async def reach(
         if host.protocol == "smtps":
             # Only here nothing goes without; who did not ask for TLS is not refused for its lack.
             return attrs.evolve(judged(host, line, row), temporary=True)
+        if transcript is not None:
+            transcript.note("connecting again, for a session without TLS")
         again = await dialled(use_tls=False)
         return again if isinstance(again, Cause) else (again, row)
     return line, row

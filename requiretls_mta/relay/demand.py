@@ -9,6 +9,7 @@ from requiretls_mta.message.stored import Message
 from requiretls_mta.relay.dial import Line
 from requiretls_mta.relay.route import Host
 from requiretls_mta.relay.settings import RelaySettings
+from requiretls_mta.relay.visits import Visits
 from requiretls_mta.tls.elements import DANE, STS, Facts, MXSecurity, Proved, Requirement
 from requiretls_mta.tls.judge import Row, judge
 from requiretls_mta.tls.policy import Level
@@ -81,3 +82,5 @@ class Sending:
     settings: RelaySettings
     attempt: str
     """The attempt's name, in all that the log says of it."""
+    visits: Visits
+    """For the trace."""

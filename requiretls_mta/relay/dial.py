@@ -18,6 +18,7 @@ from requiretls_mta.relay.route import Host
 from requiretls_mta.relay.settings import RelaySettings
 from requiretls_mta.smtp.client import ClientSession, HandshakeError, SessionLostError
 from requiretls_mta.smtp.login import log_in
+from requiretls_mta.smtp.transcript import Transcript
 from requiretls_mta.tls.client import Handshake
 from requiretls_mta.tls.dane import authenticate
 from requiretls_mta.tls.elements import DANE, Proved, TLSState
@@ -93,7 +94,15 @@ def connector(reactor: Any) -> Connect:
 
 
 async def dial(
-    connect: Connect, clock: Any, host: Host, address: str, settings: RelaySettings, *, use_tls: bool, use_helo: bool
+    connect: Connect,
+    clock: Any,
+    host: Host,
+    address: str,
+    settings: RelaySettings,
+    *,
+    use_tls: bool,
+    use_helo: bool,
+    transcript: Transcript | None = None,
 ) -> Line | Cause:
     """Greeting, EHLO, and if `use_tls` STARTTLS and EHLO again; HELO where EHLO is refused only if `use_helo`.
 
@@ -106,6 +115,7 @@ async def dial(
         return _cause(host, address, _connect_text(error))
     except Exception as error:
         return _cause(host, address, f"the connection failed: {type(error).__name__}")
+    session.transcript = transcript
     source = getattr(session.transport.getHost(), "host", None)  # a UNIX socket has none
     line = Line(session, host, address, TLSState.NOT_OFFERED, source, generation=settings.generation)
     try:
@@ -200,6 +210,8 @@ async def _secure(line: Line, settings: RelaySettings) -> bool:
         await line.session.start_tls(handshake, settings.timeouts.handshake)
     except HandshakeError as error:
         line.tls, line.detail = TLSState.HANDSHAKE_FAILED, str(error)
+        if line.session.transcript is not None:
+            line.session.transcript.note(f"the TLS handshake failed: {error}")
         return False
     except SessionLostError as error:
         # It took too long: that may be the network's fault, so a tagged message is not given up for it.
@@ -207,6 +219,8 @@ async def _secure(line: Line, settings: RelaySettings) -> bool:
         return False
     line.tls = TLSState.ESTABLISHED
     line.detail = line.proved.detail if line.proved and line.auth is None else ""
+    if line.session.transcript is not None:
+        line.session.transcript.note(f"authenticated: {line.auth or f'no, {line.detail}'}")
     return True
 
 

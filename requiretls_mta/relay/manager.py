@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 
 from requiretls_mta.message.envelope import Recipient
 from requiretls_mta.message.outcome import Cause, Delivered, Outcome, Step, attempt_id
-from requiretls_mta.message.ports import Events
+from requiretls_mta.message.ports import Events, Trace
 from requiretls_mta.message.stored import Message
 from requiretls_mta.relay.approach import locate, reach
 from requiretls_mta.relay.demand import Demand, Sending
@@ -21,6 +21,7 @@ from requiretls_mta.relay.pool import Pool
 from requiretls_mta.relay.route import Host, NoRoute, Route
 from requiretls_mta.relay.settings import RelaySettings
 from requiretls_mta.relay.tls_event import passed_over_event, session_event
+from requiretls_mta.relay.visits import Visits, attempt_event
 from requiretls_mta.smtp.exchange import Refused, transact
 from requiretls_mta.tls.conclude import conclude
 from requiretls_mta.tls.elements import Requirement, Verdict, requirement_of
@@ -38,13 +39,18 @@ class RelayManager:
         settings: Callable[[], RelaySettings],
         events: Events,
         connect: Connect | None = None,
+        trace: Trace | None = None,
+        transcribes: bool = True,
     ) -> None:
+        """`trace` is told of each attempt, and if `transcribes` what was said in it."""
         self._clock = reactor
         self._finder = finder
         self._settings = settings
         self._events = events
         self._connect = connect or connector(reactor)
         self._pool = Pool(reactor)
+        self._trace = trace
+        self._transcribes = transcribes
 
     def deliver(self, message: Message, recipients: Sequence[Recipient]) -> Deferred[list[Outcome]]:
         """One attempt for recipients that share a next hop."""
@@ -57,11 +63,16 @@ class RelayManager:
     async def _attempt(self, message: Message, recipients: tuple[Recipient, ...]) -> list[Outcome]:
         """The outcomes, with the attempt's name, and where no session got as far as MAIL the time it took."""
         attempt, began = attempt_id(), self._clock.seconds()
-        outcomes = await self._deliver(message, recipients, attempt)
+        visits = Visits(self._clock.seconds, watched=self._trace is not None, transcribed=self._transcribes)
+        outcomes = await self._deliver(message, recipients, attempt, visits)
+        if self._trace is not None:
+            self._trace.emit("attempt", **attempt_event(message, recipients, attempt), **visits.told())
         spent = (self._clock.seconds() - began, 0.0, 0.0)
         return [attrs.evolve(o, attempt=attempt, delays=o.delays if any(o.delays) else spent) for o in outcomes]
 
-    async def _deliver(self, message: Message, recipients: tuple[Recipient, ...], attempt: str) -> list[Outcome]:
+    async def _deliver(
+        self, message: Message, recipients: tuple[Recipient, ...], attempt: str, visits: Visits
+    ) -> list[Outcome]:
         settings = self._settings()
         domain = recipients[0].address.domain
         # What we say ourselves about tagged messages is held to the promise; others' reports are let through
@@ -70,6 +81,7 @@ class RelayManager:
         requirement = requirement_of(message.envelope.tag, empty_reverse_path=empty)
         route = await self._finder.find(domain, policy=requirement is not Requirement.OPTIONAL)
         if isinstance(route, NoRoute):
+            visits.passed(route.cause)
             return all_alike(recipients, route.reply, (route.cause,))
         sending = Sending(
             message=message,
@@ -77,6 +89,7 @@ class RelayManager:
             demand=Demand(requirement=requirement, level=settings.levels.of(domain), local=route.local),
             settings=settings,
             attempt=attempt,
+            visits=visits,
         )
         # Who needs SMTPUTF8 goes apart, lest a host without it refuses all (RFC 6531 3.5).
         needing = [not recipient.address.local.isascii() for recipient in recipients]
@@ -112,6 +125,7 @@ class RelayManager:
         for host in route.hosts:
             if causes and self._clock.seconds() >= end:
                 causes.append(out_of_time(host))
+                sending.visits.passed(causes[-1])
                 break
             result = await self._host(host, route, sending, causes, end)
             if isinstance(result, list):
@@ -125,11 +139,14 @@ class RelayManager:
         """One host at each of its addresses: outcomes, or why it would not do."""
         located = await locate(self._finder, sending.demand, host)
         if isinstance(located, Cause):
+            sending.visits.passed(located)
             return (located,)
         host = located.host
         if located.row is not None:
             self._tell(sending, passed_over_event(sending.message.id, route, host, located.row))
-            return (judged(host, None, located.row),)
+            out = judged(host, None, located.row)
+            sending.visits.passed(out)
+            return (out,)
         found: list[Cause] = []
         for number, address in enumerate(located.addresses):
             if number and self._clock.seconds() >= end:
@@ -147,7 +164,7 @@ class RelayManager:
         demand, settings = sending.demand, sending.settings
         kept = self._kept(host, sending)
         if kept is not None:
-            result = await self._send(kept, sending, causes, demand.judge(host, kept))
+            result = await self._resume(kept, sending, causes, demand.judge(host, kept))
             # Servers end kept sessions as they like (RFC 5321 3.8); that says nothing about a new one.
             if not isinstance(result, Cause) or kept.session.is_open or result.step is not Step.TRANSACTION:
                 return result
@@ -155,11 +172,30 @@ class RelayManager:
         def met(line: Line) -> None:
             self._tell(sending, session_event(sending.message.id, route, host, line, heeded=demand.heeds_policies))
 
-        reached = await reach(self._connect, self._clock, host, address, demand=demand, settings=settings, met=met)
+        visit = sending.visits.begin(host, address)
+        reached = await reach(
+            self._connect,
+            self._clock,
+            host,
+            address,
+            demand=demand,
+            settings=settings,
+            met=met,
+            transcript=visit.transcript,
+        )
         if isinstance(reached, Cause):
+            visit.cause = reached
             return reached
-        line, row = reached
-        return await self._send(line, sending, causes, row)
+        line, visit.row = reached
+        return visit.ended(await self._send(line, sending, causes, visit.row))
+
+    async def _resume(self, line: Line, sending: Sending, causes: Sequence[Cause], row: Row) -> list[Outcome] | Cause:
+        """The transaction in a session that was kept."""
+        visit = sending.visits.begin(line.host, line.address)
+        line.session.transcript, visit.row = visit.transcript, row
+        if visit.transcript is not None:
+            visit.transcript.note("in a session that an earlier message began")
+        return visit.ended(await self._send(line, sending, causes, row))
 
     def _kept(self, host: Host, sending: Sending) -> Line | None:
         demand = sending.demand
@@ -218,6 +254,7 @@ class RelayManager:
         waived = demand.waives(host, line)
         if waived is not None and any(isinstance(o, Delivered) for o in outcomes):
             self._events.emit("policy", **waived_event(sending, host, waived))
+        line.session.transcript = None
         self._pool.keep(
             line,
             optional=demand.requirement is Requirement.OPTIONAL,

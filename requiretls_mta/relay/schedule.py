@@ -12,10 +12,11 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from requiretls_mta.message.birth import birth
 from requiretls_mta.message.envelope import Recipient
 from requiretls_mta.message.outcome import Deferred as Postponed
 from requiretls_mta.message.outcome import Delivered, Outcome
-from requiretls_mta.message.ports import Events
+from requiretls_mta.message.ports import Events, Trace
 from requiretls_mta.message.reply import Reply
 from requiretls_mta.message.stored import Message
 from requiretls_mta.queue.store import Entry, IQueueStore, Lease, Settlement, StoreFull
@@ -77,7 +78,9 @@ class Schedule:
         settings: Callable[[], ScheduleSettings],
         respond: Responder | None = None,
         rng: random.Random | None = None,
+        trace: Trace | None = None,
     ) -> None:
+        """`trace` is told of the reports that settlements give birth to."""
         self._store = store
         self._choose = choose
         self._report = report
@@ -87,6 +90,7 @@ class Schedule:
         self._settings = settings
         self._respond = respond
         self._rng = rng or random.SystemRandom()
+        self._trace = trace
         self._destinations: dict[str, Destination] = {}
         self._leases = 0
         self._parked = 0
@@ -357,6 +361,9 @@ class Schedule:
         # Told only now: what is not on disk happens again when the process ends here.
         for ending, trouble in zip(endings, results, strict=True):
             ending.tell(self._events, trouble)
+            if self._trace is not None and trouble is None:
+                for report in ending.settlement.offspring:
+                    self._trace.put("queued", birth(report))
         if failed := [trouble for trouble in results if trouble is not None]:
             self._not_stored(failed)
         self._released(len(endings))

@@ -48,6 +48,8 @@ from requiretls_mta.report.answered import Answered
 from requiretls_mta.report.dsn import Reports
 from requiretls_mta.report.observe import Observations, ledger_path
 from requiretls_mta.report.tlsrpt import TLSReports
+from requiretls_mta.report.trace import OfMessages, Trace
+from requiretls_mta.report.trace_files import TraceSettings, trace_folder
 from requiretls_mta.service.auto_replies import auto_replies
 from requiretls_mta.service.config import Config
 from requiretls_mta.service.config_notes import cautions
@@ -108,8 +110,14 @@ class _House:
     ) -> None:
         self.config = config
         self.reactor = reactor
-        self.events = events
         self.wall = wall
+        kept = config.trace
+        settings = TraceSettings(keep=kept.keep, size=kept.size)
+        self.trace = Trace(reactor, trace_folder(shard(config.state)), settings, wall)
+        traced: Trace | None = None
+        if kept.keep:
+            traced, events = self.trace, Subscribers(events, OfMessages(self.trace))
+        self.events = events
         self.policies: Policies = policies(config)
         self.relay: RelaySettings | None = None
         servers = [show_server(server) for server in config.dns.servers]
@@ -143,6 +151,8 @@ class _House:
             finder=self.finder,
             settings=self._relay_settings,
             events=self.sessions,
+            trace=traced,
+            transcribes=kept.transcripts,
         )
         reports = Reports(settings=lambda: self.policies.reports, new_id=self.store.new_id, wall=wall, events=events)
         self.callout = Callout(reactor, self.finder, self._relay_settings)
@@ -166,14 +176,22 @@ class _House:
             events=events,
             settings=lambda: self.policies.schedule,
             respond=replies,
+            trace=traced,
         )
         self.control = ControlSocket(
             reactor,
             config.state,
-            Controls(store=self.store, wall=wall, reload=self._reload_asked, wake=self.schedule.wake),
+            Controls(
+                store=self.store,
+                wall=wall,
+                reload=self._reload_asked,
+                wake=self.schedule.wake,
+                flush=self.trace.flush,
+                events=events,
+            ),
         )
         self.admission = Admission(
-            self.store, self.schedule, lambda: self.policies.receive, events, expanded=reports.expanded
+            self.store, self.schedule, lambda: self.policies.receive, events, expanded=reports.expanded, trace=traced
         )
         if config.tlsrpt.enabled:
             self.watchers.append(
@@ -278,6 +296,7 @@ class _House:
                 pipeline=self._pipeline(listen),
                 events=self.events,
                 listener=name,
+                transcribes=bool(self.config.trace.keep) and self.config.trace.transcripts,
                 wall=self.wall,
             )
             factory: Any = sessions
@@ -349,6 +368,7 @@ class _House:
         return loaded
 
     async def _started(self) -> None:
+        self.trace.start()
         self.users.start()
         self.mailbox_pool.start()
         self.checks_pool.start()
@@ -401,3 +421,4 @@ class _House:
         # After the resolver: an attempt that waits for a policy must not find a way on without one.
         if self.sts is not None:
             self.sts.stop()
+        self.trace.stop()

@@ -42,6 +42,7 @@ from requiretls_mta.service.config_sections import (
     Relay,
     RequireTLS,
     Store,
+    Trace,
     Web,
 )
 from requiretls_mta.service.config_types import Domain, File
@@ -86,6 +87,7 @@ class Config:
     store: Store = Store()
     web: Web = Web()
     log: Log = Log()
+    trace: Trace = Trace()
     file: Path | None = attrs.field(default=None, eq=False, metadata={"derived": True})
     """Where it was read."""
     given: tuple[Path_, ...] = attrs.field(default=(), eq=False, metadata={"derived": True})

@@ -36,6 +36,7 @@ def converter(folder: Path) -> cattrs.Converter:
         kinds.Count: lambda value: kinds.parse_integer(value, 1),
         kinds.Port: lambda value: kinds.parse_integer(value, 1, 65535),
         kinds.Duration: kinds.parse_duration,
+        kinds.DurationOrNone: kinds.parse_duration_or_none,
         kinds.Size: kinds.parse_size,
         kinds.Domain: kinds.parse_domain,
         kinds.DomainPattern: kinds.parse_pattern,
@@ -160,6 +161,7 @@ def _override(field: attrs.Attribute[Any], folder: Path) -> Any:
 
 def _register_writers(made: cattrs.Converter) -> None:
     made.register_unstructure_hook(kinds.Duration, kinds.write_duration)
+    made.register_unstructure_hook(kinds.DurationOrNone, kinds.write_duration)
     made.register_unstructure_hook(kinds.Size, kinds.write_size)
     made.register_unstructure_hook(kinds.File, str)
     made.register_unstructure_hook(kinds.NameServer, show_server)

@@ -19,6 +19,7 @@ from requiretls_mta.service.config_types import (
     Domain,
     DomainPattern,
     Duration,
+    DurationOrNone,
     Endpoints,
     File,
     FileOrWord,
@@ -311,6 +312,16 @@ class Log:
 
     format: Literal["text", "json"] = "text"
     level: Literal["debug", "info", "warn", "error", "critical"] = "info"
+
+
+@attrs.frozen(kw_only=True)
+class Trace:
+    """`[trace]`: what is kept of each message's way, for `requiretls-mta trace`."""
+
+    keep: DurationOrNone = DurationOrNone(7 * DAY)
+    """0: nothing."""
+    size: Size = Size(1024 * MIB)
+    transcripts: bool = True
 
 
 Aliases = Mapping[AddressKey, Addresses]

@@ -23,6 +23,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 Duration = NewType("Duration", float)
 """Seconds; written `30s`, `5m`, `4h`, `5d`, or several of these together."""
+DurationOrNone = NewType("DurationOrNone", float)
+"""Likewise; `0s` switches off what would last so long."""
 Size = NewType("Size", int)
 """Octets; written as an integer or `50M`, `512K`."""
 Port = NewType("Port", int)
@@ -76,6 +78,16 @@ def parse_duration(value: object) -> Duration:
     if seconds <= 0:
         raise Refused(allowed)
     return Duration(seconds)
+
+
+def parse_duration_or_none(value: object) -> DurationOrNone:
+    """`parse_duration`, and `0s`. Raises `Refused`."""
+    if value == "0s":
+        return DurationOrNone(0.0)
+    try:
+        return DurationOrNone(parse_duration(value))
+    except Refused:
+        raise Refused('a duration such as "12h" or "7d", or "0s" to switch it off') from None
 
 
 def write_duration(seconds: float) -> str:

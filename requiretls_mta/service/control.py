@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IPullProducer
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import Logger
@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from requiretls_mta import __version__
+from requiretls_mta.message.ports import Events, NoEvents
 from requiretls_mta.queue.store import IQueueStore, Row, StoreFull
 from requiretls_mta.service.queue_view import message_json, row_json
 from requiretls_mta.service.unix_path import socket_path
@@ -50,6 +51,10 @@ class Controls:
     """Put the configuration's policies into force; fails with the reason."""
     wake: Callable[[], None]
     """Look at the queue now: something may have become due."""
+    flush: Callable[[], Deferred[None]] = lambda: succeed(None)
+    """Write what the trace still holds in memory."""
+    events: Events = attrs.field(factory=NoEvents)
+    """Told of what the operator does to messages."""
 
 
 class ControlSocket:
@@ -161,22 +166,33 @@ class _ControlProtocol(LineOnlyReceiver):
                 except Exception as error:
                     raise RequestError(f"nothing was reloaded: {error}") from error
                 return True
+            case "flush":
+                await controls.flush()
+                return True
             case "rows":
                 await self._send_rows(await store.rows())
                 return True
             case "retry":
                 count = await store.retry(message_id, controls.wall())
+                self._tell(verb, message_id, done=count > 0)
                 controls.wake()
                 return count
             case "show" if message_id is not None:
                 return await _show(store, message_id)
             case "hold" | "release" if message_id is not None:
                 found = await store.hold(message_id, verb == "hold")
+                self._tell(verb, message_id, done=found)
                 controls.wake()
                 return found
             case "remove" if message_id is not None:
-                return await store.remove(message_id)
+                removed = await store.remove(message_id)
+                self._tell(verb, message_id, done=removed)
+                return removed
         raise RequestError("unknown verb, or no id where one is needed")
+
+    def _tell(self, action: str, message_id: str | None, *, done: bool) -> None:
+        if done:
+            self._controls.events.emit("operator", queue_id=message_id, action=action)
 
     async def _send_rows(self, rows: tuple[Row, ...]) -> None:
         """As fast as the other end reads, a hundred at once: a long queue neither stalls the service nor fills it."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import enum
 import json
 import re
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from requiretls_mta.message.flat_json import write_object
+from requiretls_mta.message.ports import SECRET
 from requiretls_mta.message.reply import quote
+from requiretls_mta.message.trace import Timestamps
 
 LEVELS = ("debug", "info", "warn", "error", "critical")
 
@@ -27,6 +28,7 @@ MESSAGES = {
     "discarded": "undeliverable report or reply discarded",
     "reported": "report to the sender queued",
     "replied": "automatic reply to the sender queued",
+    "operator": "the operator steers the queue",
     "tls": "TLS established",
     "policy": "policy decision",
     "check": "check without a verdict",
@@ -36,7 +38,6 @@ MESSAGES = {
 """The `message` of an event that brings none; of all others it is the event's name."""
 
 _EVENT_LEVELS = {"bounced": "warn", "expired": "warn", "discarded": "warn", "unsettled": "error"}
-_SECRET = frozenset({"password", "passphrase", "secret", "body", "challenge"})
 _PLAIN = re.compile(r"[!#-<>-~]+\Z")
 
 Format = Callable[[float, str, str, str, Mapping[str, Any]], bytes]
@@ -46,23 +47,6 @@ Format = Callable[[float, str, str, str, Mapping[str, Any]], bytes]
 def level_of(event: str) -> str:
     """The level of an event that brings none."""
     return _EVENT_LEVELS.get(event, "info")
-
-
-class Timestamps:
-    """RFC 3339 in UTC with milliseconds; the text of a second is made once."""
-
-    __slots__ = ("_second", "_text")
-
-    def __init__(self) -> None:
-        self._second = -1
-        self._text = ""
-
-    def __call__(self, when: float) -> str:
-        """The text of Unix seconds."""
-        second, milliseconds = divmod(int(when * 1000), 1000)
-        if second != self._second:
-            self._second, self._text = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        return f"{self._text}.{milliseconds:03d}Z"
 
 
 def plain(value: Any) -> Any:
@@ -87,8 +71,8 @@ def json_lines() -> Format:
 
     def line(when: float, level: str, event: str, message: str, fields: Mapping[str, Any]) -> bytes:
         record: dict[str, Any] = {"time": timestamp(when), "level": level, "event": event, "message": message}
-        if not _SECRET.isdisjoint(fields) or not record.keys().isdisjoint(fields):
-            fields = {name: value for name, value in fields.items() if name not in _SECRET and name not in record}
+        if not SECRET.isdisjoint(fields) or not record.keys().isdisjoint(fields):
+            fields = {name: value for name, value in fields.items() if name not in SECRET and name not in record}
         try:
             text = write_object({**record, **fields}, _encode)
         except (ValueError, TypeError, RecursionError):
@@ -106,7 +90,7 @@ def text_lines() -> Format:
     def line(when: float, level: str, event: str, message: str, fields: Mapping[str, Any]) -> bytes:
         words = [f"{timestamp(when)} {level} {_harmless(event)}: {_harmless(message)}"]
         for name, value in fields.items():
-            if value is None or value == () or name in _SECRET:
+            if value is None or value == () or name in SECRET:
                 continue
             text = value if type(value) is str else _text(value)
             words.append(f"{name}={text}" if _PLAIN.match(text) else f"{name}={_quoted(text)}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from requiretls_mta.message.stored import Message
+from requiretls_mta.message.trace import Timestamps
 from requiretls_mta.queue.store import Entry, Row
-from requiretls_mta.service.log_format import Timestamps
 
 HEADER_LIMIT = 256 * 1024
 """Octets of a header section that are shown."""

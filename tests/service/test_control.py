@@ -23,6 +23,7 @@ from requiretls_mta.message.stored import BytesBody, Message
 from requiretls_mta.queue.store import Entry, Row
 from requiretls_mta.service.control import BACKLOG, REQUEST_LIMIT, Controls, ControlSocket
 from requiretls_mta.service.control_client import ControlClient, NotRunning, ServiceError
+from tests.receive.fakes import RecordedEvents
 
 ID = "0123456789abcdef"
 RECIPIENT = Recipient(parse_mailbox("b@example.net"))
@@ -88,7 +89,10 @@ class Control(TestCase):
         self.addCleanup(shutil.rmtree, self.folder)
         self.store, self.woken, self.reloads = Store(), [], []
         self.reloading = lambda: succeed(None)
+        self.events, self.flushed = RecordedEvents(), []
         controls = Controls(
+            events=self.events,
+            flush=lambda: succeed(self.flushed.append(1)),
             store=self.store,
             wall=lambda: 5.0,
             reload=lambda: self.reloading(),
@@ -122,6 +126,19 @@ class Control(TestCase):
     def test_only_its_owner_may_speak(self):
         """Mode 0600."""
         assert stat.S_IMODE((self.folder / "control").stat().st_mode) == 0o600
+
+    async def test_what_the_operator_does_is_told(self):
+        """To log and trace, once it is done."""
+        for verb in ("hold", "release", "retry", "remove"):
+            await self.tool(lambda client, verb=verb: client.ask(verb, ID))
+            await self.tool(lambda client, verb=verb: verb == "retry" or client.ask(verb, "0" * 16))
+        told = [(fields["queue_id"], fields["action"]) for fields in self.events.of("operator")]
+        assert told == [(ID, "hold"), (ID, "release"), (ID, "retry"), (ID, "remove")]
+
+    async def test_the_trace_is_written_when_somebody_wants_to_read_it(self):
+        """The latest second of it waits in memory otherwise."""
+        assert await self.tool(lambda client: client.ask("flush")) is True
+        assert self.flushed == [1]
 
     async def test_rows_come_as_documented(self):
         """The JSON of `queue list`."""
