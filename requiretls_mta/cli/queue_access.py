@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from requiretls_mta.queue.files import StoreLocked
 from requiretls_mta.queue.shard import Shard
+from requiretls_mta.report.trace import TraceAtOnce
+from requiretls_mta.report.trace_files import TraceSettings, trace_folder
+from requiretls_mta.service.config import Config
 from requiretls_mta.service.control_client import ControlClient, NotRunning
+from requiretls_mta.service.giving_up import give_up
+from requiretls_mta.service.policies import Policies
 from requiretls_mta.service.queue_view import message_json, row_json
+
+ReadPolicies = Callable[[], Policies]
+"""Those of the configuration, with what stands in files."""
 
 PATIENCE = 5.0
 """Seconds to wait for a service that has the queue but does not answer yet, or any more."""
@@ -35,14 +43,21 @@ class Queue(Protocol):
     def remove(self, message_id: str) -> bool:
         """Delete without a report; False when there is none, or it is being attempted now."""
 
+    def bounce(self, message_id: str) -> bool:
+        """End as failed, with a report to the sender; False when there is none, or it is being attempted now."""
+
 
 class QueueUnreachable(Exception):
     """Somebody has the queue, but does not answer; the message says what was tried."""
 
 
 @contextlib.contextmanager
-def open_queue(state: Path, patience: float = PATIENCE) -> Iterator[Queue]:
-    """The queue under this state folder; raises `QueueUnreachable`, `ServiceError`, or what a shard raises."""
+def open_queue(config: Config, patience: float = PATIENCE, *, read: ReadPolicies | None = None) -> Iterator[Queue]:
+    """The queue of this configuration; raises `QueueUnreachable`, `ServiceError`, or what a shard raises.
+
+    Where no service runs, `bounce` needs `read`, and raises what it raises.
+    """
+    state = config.state
     give_up = time.monotonic() + patience
     while True:
         try:
@@ -52,7 +67,7 @@ def open_queue(state: Path, patience: float = PATIENCE) -> Iterator[Queue]:
             shards = _lock_all(state)
             if shards is not None:
                 try:
-                    yield _ClosedQueue(shards)
+                    yield _ClosedQueue(shards, config, read)
                 finally:
                     for shard in shards:
                         shard.close()
@@ -106,12 +121,17 @@ class _RunningQueue:
     def remove(self, message_id: str) -> bool:
         return bool(self._client.ask("remove", message_id))
 
+    def bounce(self, message_id: str) -> bool:
+        return bool(self._client.ask("bounce", message_id))
+
 
 class _ClosedQueue:
     """The queue of a service that does not run."""
 
-    def __init__(self, shards: Sequence[Shard]) -> None:
+    def __init__(self, shards: Sequence[Shard], config: Config, read: ReadPolicies | None) -> None:
         self._shards = shards
+        self._config = config
+        self._read = read
 
     def rows(self) -> Iterator[dict[str, Any]]:
         rows = [row for shard in self._shards for row in shard.rows()]
@@ -129,10 +149,25 @@ class _ClosedQueue:
         now = time.time()
         if message_id is None:
             return sum(shard.retry_all(now) for shard in self._shards)
-        return sum(shard.retry(message_id, now) for shard in self._shards)
+        return int(self._steer("retry", message_id, lambda shard, _: shard.retry(message_id, now) > 0))
 
     def hold(self, message_id: str, held: bool) -> bool:
-        return any(shard.hold(message_id, held) for shard in self._shards)
+        return self._steer("hold" if held else "release", message_id, lambda shard, _: shard.hold(message_id, held))
 
     def remove(self, message_id: str) -> bool:
-        return any(shard.remove(message_id) for shard in self._shards)
+        return self._steer("remove", message_id, lambda shard, _: shard.remove(message_id))
+
+    def bounce(self, message_id: str) -> bool:
+        assert self._read is not None
+        found = self._read()
+        return self._steer("bounce", message_id, lambda shard, trace: give_up(shard, message_id, found, trace))
+
+    def _steer(self, action: str, message_id: str, work: Callable[[Shard, TraceAtOnce], bool]) -> bool:
+        """Do it in the shard that has the message, and note it in the trace."""
+        settings = TraceSettings(keep=self._config.trace.keep, size=self._config.trace.size)
+        for shard in self._shards:
+            with contextlib.closing(TraceAtOnce(trace_folder(shard.folder), settings, time.time)) as trace:
+                if work(shard, trace):
+                    trace.emit("operator", queue_id=message_id, action=action)
+                    return True
+        return False

@@ -243,6 +243,17 @@ class Shard:
             self._leased |= leased
         return tuple(leases)
 
+    def lease(self, message_id: str) -> Lease | None:
+        """Lease a message with all its open recipients, due and held or not; None: there is none, or it is leased."""
+        found = None if message_id in self._leased else next(iter(self._find("WHERE id = ?", message_id)), None)
+        pending = [entry for entry in found.entries if entry.state not in codec.SETTLED] if found else []
+        if found is None or not pending:
+            return None
+        with self._unsynced():
+            self._db.execute(f"UPDATE message SET due = {LEASED} WHERE seq = ?", (found.seq,))
+        self._leased[message_id] = Leased(found.seq, frozenset(entry.number for entry in pending), found.in_file)
+        return Lease(message=found.message, entries=tuple(pending))
+
     def release(self, message_ids: Sequence[str]) -> None:
         """Give leases back that nobody will use."""
         seqs = [self._leased[message_id].seq for message_id in message_ids if message_id in self._leased]

@@ -207,6 +207,10 @@ class SQLiteStore:
 
         return self._writing.submit(lambda: self._shard.claim(limit, now), after)
 
+    def lease(self, message_id: str) -> Deferred[Lease | None]:
+        """One message with all its open recipients, due or not, held or not; None: there is none, or it is leased."""
+        return self._writing.submit(lambda: self._shard.lease(message_id))
+
     def _release(self, messages: Sequence[Message]) -> None:
         """Nobody took these leases; the messages are due again."""
         ids = [message.id for message in messages]

@@ -118,6 +118,9 @@ class IQueueStore(Interface):
     def claim(limit: int, now: float) -> Deferred[tuple[Lease, ...]]:
         """At most `limit` messages with due recipients (not held, not leased), the longest due first."""
 
+    def lease(message_id: str) -> Deferred[Lease | None]:
+        """One message with all its open recipients, due or not, held or not; None: there is none, or it is leased."""
+
     def release(message_ids: Sequence[str]) -> Deferred[None]:
         """Give back leases of which nothing was attempted; their messages can be claimed again."""
 

@@ -59,19 +59,8 @@ class Admission:
         return self._trace is not None
 
     def to_all(self, about: Message, reports: Sequence[Message]) -> tuple[Message, ...]:
-        """The same reports, which enter with what gave birth to them, to those behind the sender's own alias.
-
-        Of a report that takes the place of another, the recipients are those that are left of its: no aliases any more.
-        """
-        if about.origin == "report":
-            return tuple(reports)
-        prepared: list[Message] = []
-        for report in reports:
-            try:
-                prepared += self._reached(report)[0]
-            except AliasLoopError:
-                prepared.append(report)
-        return tuple(prepared)
+        """`to_all` under the settings of this moment."""
+        return to_all(about, reports, self._settings(), self._store.new_id)
 
     async def admit(self, message: Message, session: str | None = None) -> None:
         """`admit_all` for one message of which there is nothing to tell."""
@@ -94,7 +83,7 @@ class Admission:
         named: list[tuple[Recipient, ...]] = []
         reports: tuple[Message, ...] = ()
         for message, note in zip(messages, notes, strict=True):
-            copies, aliases, lists = self._reached(message)
+            copies, aliases, lists = _reached(message, self._settings(), self._store.new_id)
             # A list that does not inherit the tag was not meant by the rule that set it.
             admitted += [(copy, note if copy.envelope.tag is message.envelope.tag else {}) for copy in copies]
             named += [message.envelope.recipients] * len(copies)
@@ -111,25 +100,6 @@ class Admission:
                 self._trace.put("queued", birth(report))
         if leases:
             self._schedule.take(leases)
-
-    def _reached(self, message: Message) -> tuple[list[Message], tuple[Recipient, ...], tuple[Recipient, ...]]:
-        """The message to whom its aliases lead, a copy for each list; which aliases and lists are to be told of."""
-        settings = self._settings()
-        expansion = expand(message.envelope.recipients, settings)
-        if expansion.recipients is not message.envelope.recipients:
-            message = attrs.evolve(message, envelope=attrs.evolve(message.envelope, recipients=expansion.recipients))
-        if not settings.lists:
-            return [message], expansion.reportable, ()
-        lists = tuple(r for r in expansion.recipients if r.wants_success and r.address.key in settings.lists)
-        copies = to_members(
-            message,
-            settings.lists,
-            lambda members: expand(members, settings).recipients,
-            hostname=settings.hostname,
-            new_id=self._store.new_id,
-            now=message.received,
-        )
-        return copies, expansion.reportable, lists
 
     def _tell(self, message: Message, session: str | None, note: Mapping[str, Any]) -> None:
         envelope = message.envelope
@@ -157,3 +127,42 @@ def _more(message: Message, note: Mapping[str, Any], named: tuple[Recipient, ...
     if message.envelope.recipients != named:
         more += f',"named":{names(named)}'
     return f"{more},{write_object(note)[1:-1]}" if note else more
+
+
+def to_all(
+    about: Message, reports: Sequence[Message], settings: Settings, new_id: Callable[[], str]
+) -> tuple[Message, ...]:
+    """The same reports, which enter with what gave birth to them, to those behind the sender's own alias.
+
+    Of a report that takes the place of another, the recipients are those that are left of its: no aliases any more.
+    """
+    if about.origin == "report":
+        return tuple(reports)
+    prepared: list[Message] = []
+    for report in reports:
+        try:
+            prepared += _reached(report, settings, new_id)[0]
+        except AliasLoopError:
+            prepared.append(report)
+    return tuple(prepared)
+
+
+def _reached(
+    message: Message, settings: Settings, new_id: Callable[[], str]
+) -> tuple[list[Message], tuple[Recipient, ...], tuple[Recipient, ...]]:
+    """The message to whom its aliases lead, a copy for each list; which aliases and lists are to be told of."""
+    expansion = expand(message.envelope.recipients, settings)
+    if expansion.recipients is not message.envelope.recipients:
+        message = attrs.evolve(message, envelope=attrs.evolve(message.envelope, recipients=expansion.recipients))
+    if not settings.lists:
+        return [message], expansion.reportable, ()
+    lists = tuple(r for r in expansion.recipients if r.wants_success and r.address.key in settings.lists)
+    copies = to_members(
+        message,
+        settings.lists,
+        lambda members: expand(members, settings).recipients,
+        hostname=settings.hostname,
+        new_id=new_id,
+        now=message.received,
+    )
+    return copies, expansion.reportable, lists

@@ -12,7 +12,6 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from requiretls_mta.message.birth import birth
 from requiretls_mta.message.envelope import Recipient
 from requiretls_mta.message.outcome import Deferred as Postponed
 from requiretls_mta.message.outcome import Delivered, Outcome
@@ -22,16 +21,9 @@ from requiretls_mta.message.stored import Message
 from requiretls_mta.queue.store import Entry, IQueueStore, Lease, Settlement, StoreFull
 from requiretls_mta.relay.destination import BROKE_OFF, Attempt, Destination, Group, Way
 from requiretls_mta.relay.retry import RetrySettings
-from requiretls_mta.relay.settling import Ending, in_mailboxes, keep_unreported, settle
-from requiretls_mta.report.dsn_rules import Told
+from requiretls_mta.relay.settling import Ending, Reporter, Responder, conclude, given_up
 
 CONGESTED = Reply(451, "4.4.5", "too many messages wait for this destination already")
-
-Reporter = Callable[[Message, Sequence[Told]], tuple[Message, ...]]
-"""What an attempt gives birth to: reports, or nothing."""
-
-Responder = Callable[[Message, Sequence[Delivered]], tuple[Message, ...]]
-"""What is said to the sender when a message has arrived in mailboxes; never raises."""
 
 
 class Chooser(Protocol):
@@ -104,6 +96,8 @@ class Schedule:
         self._endings: list[Ending] = []
         self._returned: list[str] = []
         self._settling: set[Deferred[Any]] = set()
+        self._given_up: dict[str, Deferred[bool]] = {}
+        """Who waits for the end of which message."""
 
     # --- in ---------------------------------------------------------------------------------------------------
 
@@ -317,6 +311,24 @@ class Schedule:
             lambda failure: self._log.failure("leases cannot be given back", failure),
         )
 
+    def give_up(self, message_id: str) -> Deferred[bool]:
+        """End a message at the operator's word: for all who have not got it, it has failed, and the sender is told.
+
+        False when that is not done: there is none, it is being attempted, or its report cannot be written or stored.
+        """
+        return Deferred.fromCoroutine(self._give_up(message_id))
+
+    async def _give_up(self, message_id: str) -> bool:
+        lease = await self._store.lease(message_id)
+        if lease is None:
+            return False
+        attempt = Attempt(lease)
+        attempt.outcomes |= given_up(lease)
+        waiting = self._given_up[message_id] = Deferred[bool]()
+        self._leases += 1
+        self._settle_part(attempt)
+        return await waiting
+
     # --- out --------------------------------------------------------------------------------------------------
 
     def _settle_part(self, attempt: Attempt) -> None:
@@ -326,6 +338,7 @@ class Schedule:
         except Exception:
             self._log.failure("an attempt cannot be settled; its message stays in the queue")
             self._released(1)
+            self._answer(attempt.lease, done=False)
             return
         if not self._endings:
             # Attempts that end in the same turn share one transaction.
@@ -334,20 +347,15 @@ class Schedule:
 
     def _ending(self, attempt: Attempt) -> Ending:
         retry, now = self._settings().retry, self._wall()
-        message = attempt.lease.message
-        ended = settle(attempt.lease, attempt.outcomes, now, retry, self._rng)
-        offspring: tuple[Message, ...] = ()
-        try:
-            if told := [one.told for one in ended if one.told is not None]:
-                offspring = self._report(message, told)
-        except Exception:
-            # Nobody is given up in silence, and nobody who was delivered is attempted again for it.
-            self._log.failure("no report about message {queue_id} can be written", queue_id=message.id)
-            ended = [keep_unreported(one, now + retry.pauses[-1]) for one in ended]
-        if self._respond is not None and (arrived := in_mailboxes(ended)):
-            offspring += self._respond(message, arrived)
-        settled = tuple(one.settled for one in ended)
-        return Ending(Settlement(lease=attempt.lease, settled=settled, offspring=offspring), ended, now)
+        return conclude(
+            attempt.lease,
+            attempt.outcomes,
+            self._report,
+            now=now,
+            retry=retry,
+            rng=self._rng,
+            respond=self._respond,
+        )
 
     def _flush(self) -> None:
         endings, self._endings = self._endings, []
@@ -360,15 +368,18 @@ class Schedule:
         self._settling.discard(work)
         # Told only now: what is not on disk happens again when the process ends here.
         for ending, trouble in zip(endings, results, strict=True):
-            ending.tell(self._events, trouble)
-            if self._trace is not None and trouble is None:
-                for report in ending.settlement.offspring:
-                    self._trace.put("queued", birth(report))
+            ending.tell(self._events, trouble, self._trace)
+            self._answer(ending.settlement.lease, done=trouble is None and ending.is_final)
         if failed := [trouble for trouble in results if trouble is not None]:
             self._not_stored(failed)
         self._released(len(endings))
         if any(_leaves_work(ending.settlement) for ending in endings):
             self.wake()
+
+    def _answer(self, lease: Lease, *, done: bool) -> None:
+        """Tell who had this message given up, if somebody had."""
+        if (waiting := self._given_up.pop(lease.message.id, None)) is not None:
+            waiting.callback(done)
 
     def _not_stored(self, failed: list[Exception]) -> None:
         count = len(failed)

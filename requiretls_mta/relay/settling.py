@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
+from twisted.logger import Logger
 
+from requiretls_mta.message.birth import birth
 from requiretls_mta.message.outcome import Deferred as Postponed
 from requiretls_mta.message.outcome import Delivered, Failed, Outcome, Step, Tried, attempt_id
-from requiretls_mta.message.ports import Events
+from requiretls_mta.message.ports import Events, Trace
 from requiretls_mta.message.reply import Reply
 from requiretls_mta.message.stored import Message
 from requiretls_mta.message.trace import rfc3339
@@ -18,6 +20,13 @@ from requiretls_mta.queue.store import Entry, Lease, Settled, Settlement
 from requiretls_mta.relay.retry import RetrySettings, lifetime_of, next_attempt
 from requiretls_mta.report.dsn_rules import Told, action_of
 
+Reporter = Callable[[Message, Sequence[Told]], tuple[Message, ...]]
+"""What an attempt gives birth to: reports, or nothing."""
+Responder = Callable[[Message, Sequence[Delivered]], tuple[Message, ...]]
+"""What is said to the sender when a message has arrived in mailboxes; never raises."""
+
+GIVEN_UP = Reply(554, "5.3.0", "given up by the operator of this mail server")
+_log = Logger()
 _TRIED = 5
 """Attempts remembered for the report, the first and the last ones."""
 _TRIED_LIMIT = 256
@@ -110,6 +119,37 @@ def in_mailboxes(ended: Sequence[Ended]) -> list[Delivered]:
     return [outcome for outcome in outcomes if isinstance(outcome, Delivered) and outcome.in_mailbox]
 
 
+def given_up(lease: Lease) -> dict[int, Outcome]:
+    """What becomes of all entries of a lease when the operator gives the message up, by their numbers."""
+    return {entry.number: Failed(recipient=entry.recipient, reply=GIVEN_UP) for entry in lease.entries}
+
+
+def conclude(
+    lease: Lease,
+    outcomes: Mapping[int, Outcome],
+    report: Reporter,
+    *,
+    now: float,
+    retry: RetrySettings,
+    rng: random.Random,
+    respond: Responder | None = None,
+) -> Ending:
+    """The end of a lease, with the reports and replies that it gives birth to."""
+    ended = settle(lease, outcomes, now, retry, rng)
+    offspring: tuple[Message, ...] = ()
+    try:
+        if told := [one.told for one in ended if one.told is not None]:
+            offspring = report(lease.message, told)
+    except Exception:
+        # Nobody is given up in silence, and nobody who was delivered is attempted again for it.
+        _log.failure("no report about message {queue_id} can be written", queue_id=lease.message.id)
+        ended = [keep_unreported(one, now + retry.pauses[-1]) for one in ended]
+    if respond is not None and (arrived := in_mailboxes(ended)):
+        offspring += respond(lease.message, arrived)
+    settled = tuple(one.settled for one in ended)
+    return Ending(Settlement(lease=lease, settled=settled, offspring=offspring), ended, now)
+
+
 @attrs.frozen
 class Ending:
     """The end of a lease: as it is stored, and as it is told once it is."""
@@ -119,14 +159,25 @@ class Ending:
     at: float
     """Unix seconds."""
 
-    def tell(self, events: Events, trouble: Exception | None) -> None:
-        """One event for each recipient: what became of it, or `unsettled` where, by this trouble, it is not stored."""
+    @property
+    def is_final(self) -> bool:
+        """Whether nobody of the lease is attempted again."""
+        return all(one.final for one in self.settlement.settled)
+
+    def tell(self, events: Events, trouble: Exception | None, trace: Trace | None = None) -> None:
+        """One event for each recipient: what became of it, or `unsettled` where, by this trouble, it is not stored.
+
+        `trace` is told of the reports that entered with it.
+        """
         for one in self.ended:
             event, fields = _event(self.settlement.lease.message, one.entry, one.settled, self.at)
             if trouble is None:
                 events.emit(event, **fields)
             else:
                 events.emit("unsettled", **fields, outcome=event, error=str(trouble))
+        if trouble is None and trace is not None:
+            for report in self.settlement.offspring:
+                trace.put("queued", birth(report))
 
 
 def _event(message: Message, entry: Entry, settled: Settled, now: float) -> tuple[str, dict[str, Any]]:

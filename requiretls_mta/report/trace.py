@@ -6,6 +6,7 @@ A disk that is full or slow costs lines, and never mail.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -38,6 +39,10 @@ def write_event(when: str, event: str, fields: Mapping[str, Any]) -> bytes:
     """An event as one line of JSON; fields that are None are left out."""
     given = {name: value for name, value in fields.items() if value is not None and name not in SECRET}
     return write_object({"time": when, "event": event, **given}, _encode).encode("ascii") + b"\n"
+
+
+def _line(when: str, event: str, members: str) -> bytes:
+    return f'{{"time":"{when}","event":"{event}",{members}}}\n'.encode("ascii")
 
 
 def _encode(value: Any) -> str:
@@ -113,7 +118,7 @@ class Trace:
     def put(self, event: str, members: str) -> None:
         """Take an event whose fields are written already; never raises."""
         if not self._is_off:
-            self._take(f'{{"time":"{self._timestamp(self._wall())}","event":"{event}",{members}}}\n'.encode("ascii"))
+            self._take(_line(self._timestamp(self._wall()), event, members))
 
     def flush(self) -> Deferred[None]:
         """Fires when all that was told so far can be read, or is lost."""
@@ -170,6 +175,35 @@ class Trace:
         elif not self._troubled:
             self._log.warn("the trace cannot be written, and events are lost: {error}", error=failure.getErrorMessage())
         self._troubled = True
+
+
+class TraceAtOnce:
+    """For a process that is no service and has the shard for itself: events are written as they come, if they can."""
+
+    def __init__(self, folder: Path, settings: TraceSettings, wall: Callable[[], float]) -> None:
+        self._segments = SegmentWriter(folder, settings)
+        self._is_off = not settings.keep
+        self._wall = wall
+        self._timestamp = Timestamps()
+
+    def emit(self, event: str, /, **fields: Any) -> None:
+        """Take one event."""
+        now = self._wall()
+        self._write(write_event(self._timestamp(now), event, fields), now)
+
+    def put(self, event: str, members: str) -> None:
+        """Take an event whose fields are written already."""
+        now = self._wall()
+        self._write(_line(self._timestamp(now), event, members), now)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._segments.close()
+
+    def _write(self, line: bytes, now: float) -> None:
+        if not self._is_off:
+            with contextlib.suppress(OSError):
+                self._segments.append([line], now)
 
 
 class OfMessages:

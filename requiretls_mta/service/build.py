@@ -186,6 +186,7 @@ class _House:
                 wall=wall,
                 reload=self._reload_asked,
                 wake=self.schedule.wake,
+                give_up=self.schedule.give_up,
                 flush=self.trace.flush,
                 events=events,
             ),

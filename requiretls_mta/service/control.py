@@ -51,6 +51,8 @@ class Controls:
     """Put the configuration's policies into force; fails with the reason."""
     wake: Callable[[], None]
     """Look at the queue now: something may have become due."""
+    give_up: Callable[[str], Deferred[bool]] = lambda _: succeed(False)
+    """End a message as failed, with a report to its sender; False when it is not there, or being attempted."""
     flush: Callable[[], Deferred[None]] = lambda: succeed(None)
     """Write what the trace still holds in memory."""
     events: Events = attrs.field(factory=NoEvents)
@@ -188,11 +190,18 @@ class _ControlProtocol(LineOnlyReceiver):
                 removed = await store.remove(message_id)
                 self._tell(verb, message_id, done=removed)
                 return removed
+            case "bounce" if message_id is not None:
+                return await self._give_up(message_id)
         raise RequestError("unknown verb, or no id where one is needed")
 
     def _tell(self, action: str, message_id: str | None, *, done: bool) -> None:
         if done:
             self._controls.events.emit("operator", queue_id=message_id, action=action)
+
+    async def _give_up(self, message_id: str) -> bool:
+        done = await self._controls.give_up(message_id)
+        self._tell("bounce", message_id, done=done)
+        return done
 
     async def _send_rows(self, rows: tuple[Row, ...]) -> None:
         """As fast as the other end reads, a hundred at once: a long queue neither stalls the service nor fills it."""

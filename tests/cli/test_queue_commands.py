@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import attrs
 import pytest
 from click.testing import CliRunner
 
@@ -14,7 +15,7 @@ from requiretls_mta.cli import queue_access
 from requiretls_mta.cli.main import cli
 from requiretls_mta.message.address import parse_mailbox
 from requiretls_mta.message.content import Content
-from requiretls_mta.message.envelope import Envelope, Recipient, Tag
+from requiretls_mta.message.envelope import Envelope, Notify, Recipient, Tag
 from requiretls_mta.message.stored import BytesBody, Message
 from requiretls_mta.queue.changes import Accept, encode
 from requiretls_mta.queue.shard import Shard
@@ -110,7 +111,65 @@ def test_hold_release_retry_remove(shard):
     assert [row["id"] for row in listed()] == [IDS[0]]
 
 
-@pytest.mark.parametrize("verb", ["show", "hold", "release", "retry", "remove"])
+def report_of(shard, message_id):
+    """The one report in the queue, about this message."""
+    with shard:
+        (row,) = [row for row in shard.rows() if row.sender == ""]
+        found = shard.message(row.id)
+        return found, b"".join(found.pieces()).decode()
+
+
+def test_a_message_is_given_up_with_one_report(shard):
+    """Held or not; the report is protected like any, and says who did it. A second word changes nothing."""
+    assert run("hold", IDS[0]).exit_code == 0
+    assert run("bounce", IDS[0].upper()).output == f"{IDS[0].upper()}: bounced\n"
+    assert run("bounce", IDS[0]).exit_code == 1
+    assert [row["sender"] for row in listed()] == ["a@example.org", ""]
+    report, text = report_of(shard, IDS[0])
+    assert report.envelope.tag is Tag.REQUIRED and report.parent == IDS[0] and report.origin == "report"
+    assert [str(r.address) for r in report.envelope.recipients] == ["a@example.org"]
+    assert "given up by the operator" in text and "5.3.0" in text and "the body" not in text
+    assert text.count("Final-Recipient:") == 2
+    assert run("bounce", report.id).exit_code == 0
+    assert [row["id"] for row in listed()] == [IDS[1]], "a report of a report"
+
+
+def test_what_the_operator_did_is_in_the_trace(shard):
+    """Without the service, too, and for how long it is kept."""
+    for words in (["hold", IDS[0]], ["release", IDS[0]], ["retry", IDS[0]], ["bounce", IDS[0]], ["remove", IDS[1]]):
+        assert run(*words).exit_code == 0
+    result = CliRunner().invoke(cli, ["trace", IDS[0], "--json", "--config", "mta.toml"])
+    message, report = json.loads(result.stdout)["messages"]
+    told = [event.get("action") or event["event"] for event in message["events"]]
+    assert told == ["hold", "release", "retry", "reported", "bounced", "bounced", "bounce"]
+    assert report["parent"] == IDS[0]
+    Path("mta.toml").write_text('state = "state"\n[trace]\nkeep = "0s"\n')
+    assert run("hold", report["id"]).exit_code == 0
+    assert CliRunner().invoke(cli, ["trace", report["id"], "--json", "--config", "mta.toml"]).stdout.count("hold") == 0
+
+
+def test_nobody_is_told_who_did_not_want_to_hear(shard):
+    """NOTIFY=NEVER: the message goes without a report."""
+    quiet = message("0000000000000003")
+    recipients = tuple(attrs.evolve(r, notify=frozenset({Notify.NEVER})) for r in quiet.envelope.recipients)
+    quiet = attrs.evolve(quiet, envelope=attrs.evolve(quiet.envelope, recipients=recipients))
+    with shard:
+        shard.apply([Accept((encode(quiet, shard.files.folder, 65536),))])
+    assert run("bounce", quiet.id).exit_code == 0
+    assert [row["id"] for row in listed()] == list(IDS)
+
+
+def test_a_configuration_that_cannot_be_read_gives_nobody_up(shard):
+    """A report is for the sender's alias, and that may be a list."""
+    with Path("mta.toml").open("a") as file:
+        file.write('[[list]]\naddress = "l@example.org"\nowner = "o@example.org"\nmembers_file = "missing"\n')
+        file.write('[domains]\nlocal = ["example.org"]\n[delivery]\nmaildir = "/m/{local}"\n')
+    result = run("bounce", IDS[0])
+    assert result.exit_code == 3 and "missing" in result.stderr
+    assert [row["id"] for row in listed()] == list(IDS)
+
+
+@pytest.mark.parametrize("verb", ["show", "hold", "release", "retry", "remove", "bounce"])
 def test_an_unknown_id_is_status_1(shard, verb):
     """The others of the same command are done all the same."""
     assert run(verb, "zzzzzzzzzzzzzzzz").exit_code == 1
@@ -157,7 +216,7 @@ def test_root_works_as_the_services_user(shard, tmp_path):
     for path in [tmp_path / "state", *(tmp_path / "state").rglob("*")]:
         os.chown(path, 12345, 12346)
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from requiretls_mta.cli.main import main; main()"
-    for words in (["list"], ["hold", IDS[0]], ["list", "--json"]):
+    for words in (["list"], ["bounce", IDS[1]], ["hold", IDS[0]], ["list", "--json"]):
         command = [sys.executable, "-c", code, "queue", *words, "--config", "mta.toml"]
         done = subprocess.run(command, check=True, timeout=30, stdout=subprocess.PIPE)
     assert json.loads(done.stdout)[0]["held"] is True

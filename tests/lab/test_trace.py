@@ -4,14 +4,15 @@ import contextlib
 import json
 import smtplib
 import ssl
+import subprocess
 import time
 
 import pytest
 
 from tests.lab.ca import CA
-from tests.lab.mta import MTA, free_port, user_file
+from tests.lab.mta import BIN, MTA, free_port, user_file
 
-A, B, C = "127.0.0.71", "127.0.0.72", "127.0.0.73"
+A, B, C, NOBODY = "127.0.0.71", "127.0.0.72", "127.0.0.73", "127.0.0.74"
 PASSWORD = "correct-horse-battery"
 BODY = b"From: s\r\nTo: x\r\nMessage-ID: <%b@client.test>\r\nSubject: the secret subject\r\n\r\nthe secret body\r\n"
 
@@ -24,7 +25,7 @@ class World:
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trace")
     world = World()
-    world.port, world.login = free_port(A, B, C), free_port(A)
+    world.port, world.login = free_port(A, B, C, NOBODY), free_port(A)
     world.folder, world.ca = folder, CA(folder / "ca")
     user_file(folder / "users", "ann", PASSWORD)
     submission = f"""
@@ -34,7 +35,7 @@ service = "submission"
 [access]
 users = "{folder}/users"
 """
-    world.a = ours(world, "a", A, submission, routes={"b.test": B, "c.test": C})
+    world.a = ours(world, "a", A, submission, routes={"b.test": B, "c.test": C, "down.test": NOBODY})
     world.b = ours(world, "b", B)
     world.c = ours(world, "c", C, "[requiretls]\nenabled = false\n")
     with contextlib.ExitStack() as stack:
@@ -162,6 +163,29 @@ def test_a_message_that_fails_and_its_report(world):
     assert [r["address"] for r in report["recipients"]] == ["ann@a.test"]
     assert report["events"][-1]["event"] == "delivered"
     no_secrets(world, json.dumps([message, report]), world.a.tool("trace", queue_id))
+
+
+def test_the_operator_gives_a_held_message_up(world):
+    """While the service runs: one report, protected as for any failure, and all of it in the trace."""
+    queue_id = submit(world, "x@down.test", b"down")
+    story(world, queue_id, until=lambda found: found[0]["recipients"][0]["attempts"] >= 1)
+    world.a.tool("queue", "hold", queue_id)
+    world.a.tool("queue", "bounce", queue_id)
+    message, report = story(world, queue_id, until=lambda found: len(found) == 2 and all_finished(found))
+    assert [e["action"] for e in message["events"] if e["event"] == "operator"] == ["hold", "bounce"]
+    assert "operator" in message["recipients"][0]["last_reply"] and report["requiretls"] == "required"
+    (octets,) = [o for o in world.a.mail("ann@a.test", 2) if b"given up by the operator" in o]
+    assert b"Status: 5.3.0" in octets and b"the secret body" not in octets
+    assert "no such message" in refused(world, "queue", "bounce", queue_id)
+    no_secrets(world, world.a.tool("trace", queue_id))
+
+
+def refused(world, *words):
+    """What the tool says on standard error, with status 1."""
+    command = [BIN / "requiretls-mta", *words, "--config", world.a.file]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1
+    return done.stderr
 
 
 def test_the_log_has_no_transcripts_and_no_more_events(world):

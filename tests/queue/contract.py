@@ -58,6 +58,21 @@ class StoreContract:
         """Names and signatures are checked."""
         verifyObject(IQueueStore, self.make_store())
 
+    async def test_one_message_is_leased_by_its_id(self):
+        """Whether it is due or held or not; with all who are not settled yet, and not twice."""
+        store = await self.opened()
+        message, (lease,) = await self.put(store, recipients=3, lease=True)
+        assert await store.lease(message.id) is None
+        await store.settle([settlement(lease, only=[0])])
+        await store.release([message.id])
+        await store.hold(message.id, True)
+        lease = await store.lease(message.id)
+        assert lease.message.id == message.id and [entry.number for entry in lease.entries] == [1, 2]
+        assert await store.lease(message.id) is None and not await store.remove(message.id)
+        await store.settle([settlement(lease)])
+        assert await store.lease(message.id) is None and await store.rows() == ()
+        assert await store.lease("0" * 16) is None
+
     async def test_ids(self):
         """Ids have their form, and grow."""
         store = await self.opened()

@@ -102,6 +102,14 @@ class MemoryStore:
                 found.append(Lease(message=message, entries=due))
         return succeed(tuple(found))
 
+    def lease(self, message_id):
+        message, entries = self.messages.get(message_id, (None, {}))
+        open_entries = tuple(entry for entry in entries.values() if entry.state == "queued")
+        if message_id in self.leased or not open_entries:
+            return succeed(None)
+        self.leased.add(message_id)
+        return succeed(Lease(message=message, entries=open_entries))
+
     def release(self, message_ids):
         self.leased -= set(message_ids)
         return succeed(None)

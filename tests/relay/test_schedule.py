@@ -395,3 +395,83 @@ def test_lifetimes():
     assert lifetime_of(message(sender=None), SETTINGS) == 86400
     assert lifetime_of(message(tag=Tag.REQUIRED), SETTINGS) == 4 * 3600
     assert lifetime_of(message(tag=Tag.OPTIONAL), SETTINGS) == 5 * 86400
+
+
+class GivenUp(SynchronousTestCase):
+    """The operator's word."""
+
+    def begin(self, report=None):
+        self.told = []
+
+        def remember(about, told):
+            self.told += told
+            return (message(9, ["s@y.test"], sender=None),)
+
+        bench = Bench(
+            Scripted(lambda rs: succeed([Postponed(recipient=r, reply=LATER) for r in rs])), report=report or remember
+        )
+        bench.schedule.start()
+        bench.submit(message(1, ["a@x.test", "b@x.test"]))
+        return bench
+
+    def give_up(self, bench, number=1):
+        done = bench.schedule.give_up(f"{number:016}")
+        bench.turn()
+        return self.successResultOf(done)
+
+    def test_all_who_have_not_got_it_have_failed_and_one_report_says_why(self):
+        """Between two attempts; settled like any failure, told like one."""
+        bench = self.begin()
+        assert self.give_up(bench) is True
+        assert [one.outcome.reply.enhanced for one in self.told] == ["5.3.0", "5.3.0"]
+        assert all("operator" in str(fields["reply"]) for fields in bench.events.of("bounced"))
+        assert f"{1:016}" not in bench.store.messages
+        assert [len(one.offspring) for one in bench.store.settlements if one.offspring] == [1]
+        assert self.give_up(bench) is False and len(self.told) == 2
+
+    def test_not_while_it_is_attempted(self):
+        """Its recipient may be told yes at this very moment."""
+        transport = Scripted()
+        bench = Bench(transport)
+        bench.schedule.start()
+        bench.submit(message())
+        assert self.give_up(bench) is False
+        transport.finish()
+        bench.turn()
+        assert [f["recipient"] for f in bench.events.of("delivered")] == ["r@x.test"] and not bench.events.of("bounced")
+
+    def test_what_is_not_there_cannot_be_given_up(self):
+        """Nor is anything else."""
+        bench = self.begin()
+        assert self.give_up(bench, 7) is False and f"{1:016}" in bench.store.messages
+
+    def test_nobody_is_given_up_in_silence(self):
+        """Without a report the message stays."""
+
+        def fails(about, told):
+            raise ValueError
+
+        bench = self.begin(fails)
+        assert self.give_up(bench) is False and f"{1:016}" in bench.store.messages
+        self.flushLoggedErrors(ValueError)
+
+    def test_what_cannot_be_stored_is_not_done(self):
+        """And nobody waits for ever."""
+        bench = self.begin()
+        bench.store.fail = OSError("disk")
+        assert self.give_up(bench) is False
+        self.flushLoggedErrors(OSError)
+
+    def test_the_births_of_reports_are_for_the_trace(self):
+        """Once they are stored."""
+        put = []
+
+        class Told(RecordedEvents):
+            def put(self, event, members):
+                put.append((event, members))
+
+        bench = self.begin()
+        bench.schedule._trace = Told()
+        self.give_up(bench)
+        ((event, members),) = put
+        assert event == "queued" and f'"queue_id":"{9:016}"' in members

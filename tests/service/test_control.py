@@ -92,6 +92,7 @@ class Control(TestCase):
         self.events, self.flushed = RecordedEvents(), []
         controls = Controls(
             events=self.events,
+            give_up=lambda message_id: succeed(message_id == ID),
             flush=lambda: succeed(self.flushed.append(1)),
             store=self.store,
             wall=lambda: 5.0,
@@ -129,11 +130,11 @@ class Control(TestCase):
 
     async def test_what_the_operator_does_is_told(self):
         """To log and trace, once it is done."""
-        for verb in ("hold", "release", "retry", "remove"):
+        for verb in ("hold", "release", "retry", "remove", "bounce"):
             await self.tool(lambda client, verb=verb: client.ask(verb, ID))
             await self.tool(lambda client, verb=verb: verb == "retry" or client.ask(verb, "0" * 16))
         told = [(fields["queue_id"], fields["action"]) for fields in self.events.of("operator")]
-        assert told == [(ID, "hold"), (ID, "release"), (ID, "retry"), (ID, "remove")]
+        assert told == [(ID, "hold"), (ID, "release"), (ID, "retry"), (ID, "remove"), (ID, "bounce")]
 
     async def test_the_trace_is_written_when_somebody_wants_to_read_it(self):
         """The latest second of it waits in memory otherwise."""
