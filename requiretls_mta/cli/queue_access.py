@@ -11,12 +11,13 @@ from typing import Any, Protocol
 from requiretls_mta.queue.files import StoreLocked
 from requiretls_mta.queue.shard import Shard
 from requiretls_mta.report.trace import TraceAtOnce
-from requiretls_mta.report.trace_files import TraceSettings, trace_folder
+from requiretls_mta.report.trace_files import trace_folder
 from requiretls_mta.service.config import Config
 from requiretls_mta.service.control_client import ControlClient, NotRunning
 from requiretls_mta.service.giving_up import give_up
 from requiretls_mta.service.policies import Policies
 from requiretls_mta.service.queue_view import message_json, row_json
+from requiretls_mta.service.tracing import trace_settings
 
 ReadPolicies = Callable[[], Policies]
 """Those of the configuration, with what stands in files."""
@@ -164,7 +165,7 @@ class _ClosedQueue:
 
     def _steer(self, action: str, message_id: str, work: Callable[[Shard, TraceAtOnce], bool]) -> bool:
         """Do it in the shard that has the message, and note it in the trace."""
-        settings = TraceSettings(keep=self._config.trace.keep, size=self._config.trace.size)
+        settings = trace_settings(self._config)
         for shard in self._shards:
             with contextlib.closing(TraceAtOnce(trace_folder(shard.folder), settings, time.time)) as trace:
                 if work(shard, trace):

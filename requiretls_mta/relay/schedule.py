@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 
 from requiretls_mta.message.envelope import Recipient
 from requiretls_mta.message.outcome import Deferred as Postponed
-from requiretls_mta.message.outcome import Delivered, Outcome
+from requiretls_mta.message.outcome import Outcome
 from requiretls_mta.message.ports import Events, Trace
 from requiretls_mta.message.reply import Reply
 from requiretls_mta.message.stored import Message

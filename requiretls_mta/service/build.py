@@ -48,8 +48,6 @@ from requiretls_mta.report.answered import Answered
 from requiretls_mta.report.dsn import Reports
 from requiretls_mta.report.observe import Observations, ledger_path
 from requiretls_mta.report.tlsrpt import TLSReports
-from requiretls_mta.report.trace import OfMessages, Trace
-from requiretls_mta.report.trace_files import TraceSettings, trace_folder
 from requiretls_mta.service.auto_replies import auto_replies
 from requiretls_mta.service.config import Config
 from requiretls_mta.service.config_notes import cautions
@@ -61,6 +59,7 @@ from requiretls_mta.service.mta import MTA, Parts
 from requiretls_mta.service.policies import Policies, policies, relay_settings, session_settings, with_files
 from requiretls_mta.service.state import prepare_state, shard
 from requiretls_mta.service.tls_reports import tls_reports
+from requiretls_mta.service.tracing import tracing
 from requiretls_mta.service.users import UsersChecker
 from requiretls_mta.service.users_file import UsersFile
 from requiretls_mta.tls import server as server_tls
@@ -111,13 +110,10 @@ class _House:
         self.config = config
         self.reactor = reactor
         self.wall = wall
-        kept = config.trace
-        settings = TraceSettings(keep=kept.keep, size=kept.size)
-        self.trace = Trace(reactor, trace_folder(shard(config.state)), settings, wall)
-        traced: Trace | None = None
-        if kept.keep:
-            traced, events = self.trace, Subscribers(events, OfMessages(self.trace))
         self.events = events
+        # What sessions and admission tell of every message the trace has from admission, in one line.
+        self.tracing = tracing(config, reactor, events, wall)
+        told, trace = self.tracing.events, self.tracing.trace
         self.policies: Policies = policies(config)
         self.relay: RelaySettings | None = None
         servers = [show_server(server) for server in config.dns.servers]
@@ -144,17 +140,17 @@ class _House:
         self.sts = self._sts() if config.mta_sts.enabled else None
         self.finder = RouteFinder(self.resolver, lambda: self.policies.lookup, policies=self.sts)
         # Only the sessions of the relay are of interest to others than the log; no other event is told twice.
-        self.sessions = Subscribers(events)
+        self.sessions = Subscribers(told)
         self.watchers: list[Observations | TLSReports] = [Observations(reactor, ledger_path(config.state), wall)]
         self.manager = RelayManager(
             reactor,
             finder=self.finder,
             settings=self._relay_settings,
             events=self.sessions,
-            trace=traced,
-            transcribes=kept.transcripts,
+            trace=trace,
+            transcribes=self.tracing.transcribes,
         )
-        reports = Reports(settings=lambda: self.policies.reports, new_id=self.store.new_id, wall=wall, events=events)
+        reports = Reports(settings=lambda: self.policies.reports, new_id=self.store.new_id, wall=wall, events=told)
         self.callout = Callout(reactor, self.finder, self._relay_settings)
         replies: AutoReplies | None
         self.answered: Answered | None
@@ -173,10 +169,10 @@ class _House:
             report=lambda message, told: self.admission.to_all(message, reports(message, told)),
             clock=reactor,
             wall=wall,
-            events=events,
+            events=told,
             settings=lambda: self.policies.schedule,
             respond=replies,
-            trace=traced,
+            trace=trace,
         )
         self.control = ControlSocket(
             reactor,
@@ -187,12 +183,12 @@ class _House:
                 reload=self._reload_asked,
                 wake=self.schedule.wake,
                 give_up=self.schedule.give_up,
-                flush=self.trace.flush,
-                events=events,
+                flush=self.tracing.writer.flush,
+                events=told,
             ),
         )
         self.admission = Admission(
-            self.store, self.schedule, lambda: self.policies.receive, events, expanded=reports.expanded, trace=traced
+            self.store, self.schedule, lambda: self.policies.receive, events, expanded=reports.expanded, trace=trace
         )
         if config.tlsrpt.enabled:
             self.watchers.append(
@@ -284,7 +280,7 @@ class _House:
                     store=self.store,
                     admission=self.admission,
                     settings=lambda: self.policies.receive,
-                    events=self.events,
+                    events=self.tracing.events,
                     wall=self.wall,
                     trusted=listen.trusted,
                     callout=self.callout.ask,
@@ -297,7 +293,7 @@ class _House:
                 pipeline=self._pipeline(listen),
                 events=self.events,
                 listener=name,
-                transcribes=bool(self.config.trace.keep) and self.config.trace.transcripts,
+                transcribes=self.tracing.transcribes,
                 wall=self.wall,
             )
             factory: Any = sessions
@@ -369,7 +365,7 @@ class _House:
         return loaded
 
     async def _started(self) -> None:
-        self.trace.start()
+        self.tracing.writer.start()
         self.users.start()
         self.mailbox_pool.start()
         self.checks_pool.start()
@@ -422,4 +418,4 @@ class _House:
         # After the resolver: an attempt that waits for a policy must not find a way on without one.
         if self.sts is not None:
             self.sts.stop()
-        self.trace.stop()
+        self.tracing.writer.stop()

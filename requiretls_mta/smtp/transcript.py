@@ -56,7 +56,7 @@ class Transcript:
 
     def client(self, line: bytes) -> None:
         """A command, without its CRLF."""
-        self._add(b"C%b\n" % line)
+        self._add(b"C" + line + b"\n")
 
     def octets(self, count: int) -> None:
         """Octets of a message, from the client."""
@@ -145,7 +145,7 @@ class Incoming(Transcript):
             line = _shown(line)
         elif b"\n" in line:
             line = _harmless(line)
-        self._add(b"C%b\n" % line)
+        self._add(b"C" + line + b"\n")
 
     def response(self) -> None:
         """A line of an AUTH exchange."""

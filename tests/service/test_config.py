@@ -663,3 +663,12 @@ def test_bad_rates(bad):
     with pytest.raises(Refused) as caught:
         parse_rate(bad)
     assert caught.value.allowed.startswith('a number in a time, such as "500/1h"')
+
+
+def test_a_trace_can_be_switched_off(tmp_path):
+    """`0s` is allowed where it says so, and nowhere else."""
+    assert load_config(write(tmp_path, '[trace]\nkeep = "0s"')).trace.keep == 0.0
+    assert load_config(write(tmp_path, '[trace]\nkeep = "36h"')).trace.keep == 36 * 3600.0
+    assert as_toml_tables(load_config(write(tmp_path, '[trace]\nkeep = "0s"')))["trace"]["keep"] == "0s"
+    assert "switch it off" in errors(tmp_path, "[trace]\nkeep = 0")["trace.keep"].allowed
+    assert "relay.idle" in errors(tmp_path, '[relay]\nidle = "0s"')
