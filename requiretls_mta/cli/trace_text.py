@@ -26,6 +26,10 @@ _STYLES = {
 }
 _SIDES = {"client": "C", "server": "S", None: "*"}
 _ORIGINS = {"report": "a report about {parent}", "list": "a list's copy", "local": "made here"}
+_ASKED = {
+    "required": "REQUIRETLS was asked for by MAIL",
+    "optional": "TLS is optional by its header field TLS-Required",
+}
 _SHOWN_ELSEWHERE = frozenset({"time", "event", "queue_id", "level", "message", "sender", "attempt"})
 
 
@@ -107,9 +111,9 @@ def _event(event: Event) -> Iterator[RenderableType]:
 def _dialogue(lines: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
     """Line by line, but for the many lines of a reply, which are one."""
     earlier: list[str] = []
-    for line in lines:
+    for number, line in enumerate(lines, 1):
         side, text = line["from"], line["text"]
-        if side == "server" and text[3:4] == "-":
+        if side == "server" and text[3:4] == "-" and number < len(lines):
             earlier.append(text[4:] if earlier else f"{text[:3]} {text[4:]}")
             continue
         if earlier:
@@ -158,6 +162,8 @@ def _queued(event: Event) -> str:
         text += f"; named were {', '.join(named)}"
     if event.get("rule"):
         text += f"; decided by {event['rule']}: {event.get('effect') or 'nothing'}"
+    elif event.get("origin") == "smtp" and event.get("requiretls") in _ASKED:
+        text += f"; {_ASKED[event['requiretls']]}"
     return text
 
 

@@ -102,11 +102,10 @@ def _events(record: Record) -> list[dict[str, Any]]:
         "time": record.get("time"),
         "event": "accepted",
         "queue_id": record.get("queue_id"),
-        "message_id": record.get("message_id"),
-        **session,
+        **({"message_id": record["message_id"]} if "message_id" in record else {}),
+        **{name: value for name, value in session.items() if name not in ("id", "transcript")},
         "session": session.get("id"),
     }
-    del accepted["id"]
     if checks is not None:
         accepted["checks"] = checks
     if said is not None:

@@ -127,6 +127,7 @@ def test_the_story_for_people(state):
         "mx.y.example at 192.0.2.7:25",
         "ok requiretls   the message goes with REQUIRETLS  RFC 8689 4.2.1",
         "NO connect      connection refused (not now)  RFC 5321 5.1",
+        "for b@y.example; 10 octets; REQUIRETLS was asked for by MAIL",
         "queue hold",
         "colour=red",
         f"a report about {ONE}",
