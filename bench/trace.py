@@ -71,7 +71,7 @@ def main():
         transcript.reply(QUEUED.wire)
 
     def line():
-        trace.put("queued", birth(message, reception(session, HEADER, (), 1, QUEUED)))
+        trace.put("queued", lambda: birth(message, reception(session, HEADER, (), 1, QUEUED)))
         trace._waiting.clear()
         trace._size = 0
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from json.encoder import encode_basestring_ascii
 from typing import Any
 
+from requiretls_mta.message.reply import quote
+
 _quoted: Callable[[str], str] = encode_basestring_ascii
 _name = functools.lru_cache(maxsize=1024)(_quoted)
 _ENCODE = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
@@ -19,6 +21,11 @@ _ENCODE = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 def write_object(fields: Mapping[str, Any], encode: Callable[[Any], str] = _ENCODE) -> str:
     """An object, ASCII only; `encode` writes the values that are no text, integer or constant."""
     return "{" + ",".join([f"{_name(n)}:{_WRITERS.get(type(v), encode)(v)}" for n, v in fields.items()]) + "}"
+
+
+def write_members(fields: Mapping[str, Any]) -> str:
+    """The members of an object, without its braces; at every depth what is None is left out."""
+    return write_object({str(name): value for name, value in fields.items() if value is not None}, _encode)[1:-1]
 
 
 def write_array(values: Iterable[Any], encode: Callable[[Any], str] = _ENCODE) -> str:
@@ -32,3 +39,12 @@ _WRITERS: Mapping[type, Callable[[Any], str]] = {
     bool: {True: "true", False: "false"}.__getitem__,
     type(None): {None: "null"}.__getitem__,
 }
+_leaf = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=lambda value: quote(str(value))).encode
+
+
+def _encode(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + write_members(value) + "}"
+    if isinstance(value, list | tuple):
+        return write_array(value, _encode)
+    return _leaf(value)

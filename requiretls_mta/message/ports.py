@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -44,8 +44,11 @@ class Events(Protocol):
 class Trace(Events, Protocol):
     """Where is told what belongs to one message and is too much for the log."""
 
-    def put(self, event: str, members: str) -> None:
-        """Take an event whose fields are written already, as the members of a JSON object; never raises."""
+    def put(self, event: str, write: Callable[[], str]) -> None:
+        """Take an event whose fields `write` writes, as the members of a JSON object; never raises, whatever that does.
+
+        What is told is done: a message is on disk, or was delivered, and must not be sent again for a mistake in here.
+        """
 
 
 class NoEvents:

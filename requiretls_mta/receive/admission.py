@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import attrs
@@ -53,11 +54,6 @@ class Admission:
         self._expanded = expanded
         self._trace = trace
 
-    @property
-    def is_traced(self) -> bool:
-        """Whether anybody wants to know how a message came."""
-        return self._trace is not None
-
     def to_all(self, about: Message, reports: Sequence[Message]) -> tuple[Message, ...]:
         """`to_all` under the settings of this moment."""
         return to_all(about, reports, self._settings(), self._store.new_id)
@@ -71,7 +67,7 @@ class Admission:
         messages: Sequence[Message],
         session: str | None = None,
         notes: Sequence[Mapping[str, Any]] = ({},),
-        reception: str = "",
+        reception: Callable[[], str] = str,
     ) -> None:
         """Returns when the messages, with all copies for members of lists, are on disk, by one commit.
 
@@ -95,9 +91,9 @@ class Admission:
             self._tell(message, session, note)
         if self._trace is not None:
             for (message, note), recipients in zip(admitted, named, strict=True):
-                self._trace.put("queued", birth(message, _more(message, note, recipients, reception)))
+                self._trace.put("queued", partial(_birth, message, note, recipients, reception))
             for report in reports:
-                self._trace.put("queued", birth(report))
+                self._trace.put("queued", partial(birth, report))
         if leases:
             self._schedule.take(leases)
 
@@ -121,12 +117,14 @@ class Admission:
         )
 
 
-def _more(message: Message, note: Mapping[str, Any], named: tuple[Recipient, ...], reception: str) -> str:
-    """What the trace is told beyond a message's birth; `named` are the recipients before aliases and lists."""
-    more = reception if message.parent is None else ""
+def _birth(
+    message: Message, note: Mapping[str, Any], named: tuple[Recipient, ...], reception: Callable[[], str]
+) -> str:
+    """What the trace is told; `named` are the recipients before aliases and lists."""
+    more = reception() if message.parent is None else ""
     if message.envelope.recipients != named:
         more += f',"named":{names(named)}'
-    return f"{more},{write_object(note)[1:-1]}" if note else more
+    return birth(message, f"{more},{write_object(note)[1:-1]}" if note else more)
 
 
 def to_all(

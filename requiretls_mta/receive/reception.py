@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -182,7 +183,7 @@ class Reception:
                 self._message(content, share, body, verdicts=verdicts, cuts=forged, added=added) for share in parts
             ]
             answer = reply.queued(self._id)
-            how = self._reception(added + header if added else header, verdicts, answer)
+            how = partial(self._reception, added + header if added else header, verdicts, answer)
             await self._station.admission.admit_all(messages, self._session.id, [share.note for share in parts], how)
         except StoreFull:
             writer.abort()
@@ -215,8 +216,6 @@ class Reception:
     def _reception(self, header: bytes, verdicts: Sequence[Verdict], answer: Reply) -> str:
         """What the trace is told of how the message came."""
         assert self._envelope is not None
-        if not self._station.admission.is_traced:
-            return ""
         return reception(self._session, header, verdicts, len(self._envelope.recipients), answer)
 
     def _submission(self, header: bytes, content: Content) -> Submission | Reply:

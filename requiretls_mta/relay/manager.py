@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -66,7 +67,7 @@ class RelayManager:
         visits = Visits(self._clock.seconds, watched=self._trace is not None, transcribed=self._transcribes)
         outcomes = await self._deliver(message, recipients, attempt, visits)
         if self._trace is not None:
-            self._trace.emit("attempt", **attempt_event(message, recipients, attempt), **visits.told())
+            self._trace.put("attempt", partial(attempt_event, message, recipients, attempt, visits))
         spent = (self._clock.seconds() - began, 0.0, 0.0)
         return [attrs.evolve(o, attempt=attempt, delays=o.delays if any(o.delays) else spent) for o in outcomes]
 
@@ -186,13 +187,14 @@ class RelayManager:
         if isinstance(reached, Cause):
             visit.cause = reached
             return reached
-        line, visit.row = reached
-        return visit.ended(await self._send(line, sending, causes, visit.row))
+        line, row = reached
+        visit.row = None if demand.local else row
+        return visit.ended(await self._send(line, sending, causes, row))
 
     async def _resume(self, line: Line, sending: Sending, causes: Sequence[Cause], row: Row) -> list[Outcome] | Cause:
         """The transaction in a session that was kept."""
         visit = sending.visits.begin(line.host, line.address)
-        line.session.transcript, visit.row = visit.transcript, row
+        line.session.transcript, visit.row = visit.transcript, None if sending.demand.local else row
         if visit.transcript is not None:
             visit.transcript.note("in a session that an earlier message began")
         return visit.ended(await self._send(line, sending, causes, row))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -177,7 +178,7 @@ class Ending:
                 events.emit("unsettled", **fields, outcome=event, error=str(trouble))
         if trouble is None and trace is not None:
             for report in self.settlement.offspring:
-                trace.put("queued", birth(report))
+                trace.put("queued", partial(birth, report))
 
 
 def _event(message: Message, entry: Entry, settled: Settled, now: float) -> tuple[str, dict[str, Any]]:

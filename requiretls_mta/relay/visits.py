@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import attrs
 
 from requiretls_mta.message.envelope import Recipient
+from requiretls_mta.message.flat_json import write_members
 from requiretls_mta.message.outcome import Cause
 from requiretls_mta.message.stored import Message
 from requiretls_mta.relay.route import Host
@@ -34,7 +35,7 @@ class Visit:
     address: str | None
     transcript: Transcript | None = None
     row: Row | None = None
-    """By which the message was let through,"""
+    """By which the message was let through (None, too, of delivery on this machine, which nobody judges),"""
     cause: Cause | None = None
     """and why that came to nothing all the same, or why it was not."""
 
@@ -93,11 +94,14 @@ class Visits:
             self._visits.append(visit)
 
 
-def attempt_event(message: Message, recipients: Sequence[Recipient], attempt: str) -> dict[str, Any]:
-    """The fields of the event `attempt` that are known before it."""
-    return {
-        "queue_id": message.id,
-        "attempt": attempt,
-        "domain": recipients[0].address.domain,
-        "count": len(recipients),
-    }
+def attempt_event(message: Message, recipients: Sequence[Recipient], attempt: str, visits: Visits) -> str:
+    """The members of the event `attempt`, as JSON."""
+    return write_members(
+        {
+            "queue_id": message.id,
+            "attempt": attempt,
+            "domain": recipients[0].address.domain,
+            "count": len(recipients),
+            **visits.told(),
+        }
+    )

@@ -7,7 +7,6 @@ A disk that is full or slow costs lines, and never mail.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
-from requiretls_mta.message.flat_json import write_array, write_object
+from requiretls_mta.message.flat_json import write_members
 from requiretls_mta.message.ports import SECRET, Events
-from requiretls_mta.message.reply import quote
 from requiretls_mta.message.trace import Timestamps
 from requiretls_mta.report.trace_files import LONGEST, SegmentWriter, TraceSettings
 
@@ -37,23 +35,11 @@ _TOLD_BETTER = frozenset({"queued", "accepted"})
 
 def write_event(when: str, event: str, fields: Mapping[str, Any]) -> bytes:
     """An event as one line of JSON; fields that are None are left out."""
-    given = {name: value for name, value in fields.items() if value is not None and name not in SECRET}
-    return write_object({"time": when, "event": event, **given}, _encode).encode("ascii") + b"\n"
+    return _line(when, event, write_members({name: fields[name] for name in fields if name not in SECRET}))
 
 
 def _line(when: str, event: str, members: str) -> bytes:
     return f'{{"time":"{when}","event":"{event}",{members}}}\n'.encode("ascii")
-
-
-def _encode(value: Any) -> str:
-    if type(value) is dict:
-        return write_object({str(name): inner for name, inner in value.items() if inner is not None}, _encode)
-    if isinstance(value, list | tuple):
-        return write_array(value, _encode)
-    return _json(value)
-
-
-_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=lambda value: quote(str(value))).encode
 
 
 class Trace:
@@ -115,10 +101,16 @@ class Trace:
         elif self._size > ENOUGH and self._writing is None:
             self._timer.reset(0)
 
-    def put(self, event: str, members: str) -> None:
-        """Take an event whose fields are written already; never raises."""
-        if not self._is_off:
-            self._take(_line(self._timestamp(self._wall()), event, members))
+    def put(self, event: str, write: Callable[[], str]) -> None:
+        """Take an event whose fields `write` writes; never raises."""
+        if self._is_off:
+            return
+        try:
+            line = _line(self._timestamp(self._wall()), event, write())
+        except Exception:
+            self._log.failure("the trace cannot hold an event {name}", name=event)
+        else:
+            self._take(line)
 
     def flush(self) -> Deferred[None]:
         """Fires when all that was told so far can be read, or is lost."""
@@ -191,10 +183,10 @@ class TraceAtOnce:
         now = self._wall()
         self._write(write_event(self._timestamp(now), event, fields), now)
 
-    def put(self, event: str, members: str) -> None:
-        """Take an event whose fields are written already."""
+    def put(self, event: str, write: Callable[[], str]) -> None:
+        """Take an event whose fields `write` writes."""
         now = self._wall()
-        self._write(_line(self._timestamp(now), event, members), now)
+        self._write(_line(self._timestamp(now), event, write()), now)
 
     def close(self) -> None:
         """Let go of the file."""

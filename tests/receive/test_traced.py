@@ -26,8 +26,8 @@ class Told:
     def __init__(self):
         self.lines = []
 
-    def put(self, event, members):
-        self.lines.append((event, json.loads("{" + members + "}")))
+    def put(self, event, write):
+        self.lines.append((event, json.loads("{" + write() + "}")))
 
     def emit(self, event, /, **fields):
         raise AssertionError(event)

@@ -467,8 +467,8 @@ class GivenUp(SynchronousTestCase):
         put = []
 
         class Told(RecordedEvents):
-            def put(self, event, members):
-                put.append((event, members))
+            def put(self, event, write):
+                put.append((event, write()))
 
         bench = self.begin()
         bench.schedule._trace = Told()

@@ -1,15 +1,33 @@
 """What the trace is told of an attempt: each host, what was said there, and which clause decided."""
 
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import attrs
 from twisted.internet import reactor
 from twisted.internet.defer import inlineCallbacks
+from twisted.internet.task import Clock
 
 from requiretls_mta.message.outcome import Deferred as Postponed
 from requiretls_mta.message.outcome import Delivered, Failed
+from requiretls_mta.relay import visits
 from requiretls_mta.relay.manager import RelayManager
+from requiretls_mta.relay.static_routes import parse_route
+from requiretls_mta.report.trace import Trace
+from requiretls_mta.report.trace_files import TraceSettings
 from requiretls_mta.report.trace_story import transcript
 from tests.receive.fakes import RecordedEvents
 from tests.relay.walking import FIRST, SECRET, Walking, message
 from tests.smtp.fake_mx import GOOD
+
+
+class Told(RecordedEvents):
+    """A trace that remembers."""
+
+    def put(self, event, write):
+        self.emit(event, **json.loads("{" + write() + "}"))
 
 
 class Traced(Walking):
@@ -17,7 +35,7 @@ class Traced(Walking):
 
     def setUp(self):
         super().setUp()
-        self.trace = RecordedEvents()
+        self.trace = Told()
         self.manager = RelayManager(
             reactor,
             finder=self.manager._finder,
@@ -95,3 +113,26 @@ class Traced(Walking):
         yield self.one(message(), approved=[server])
         (host,) = self.hosts()
         assert set(host) == {"host", "address", "decision"}
+
+    @inlineCallbacks
+    def test_the_way_into_a_mailbox_here_is_not_judged(self):
+        """LMTP to a local server: what was said is told, and no clause."""
+        self.lookup = attrs.evolve(
+            self.lookup, static={"local.test": attrs.evolve(parse_route(f"lmtp:[{FIRST}]:{self.number}"), local=True)}
+        )
+        self.mx(1, clear=GOOD)
+        outcome = yield self.one(message(tag=None), "x@local.test")
+        assert isinstance(outcome, Delivered)
+        (host,) = self.hosts()
+        assert set(host) == {"host", "address", "transcript"} and self.said(host)[1].startswith("LHLO")
+
+    @inlineCallbacks
+    def test_what_goes_wrong_in_the_telling_changes_no_outcome(self):
+        """Else a message that was delivered would be sent again."""
+        self.patch(visits, "_MEANT", {})
+        folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, folder)
+        self.manager._trace = Trace(Clock(), folder, TraceSettings(keep=1.0), lambda: 0.0)
+        server = self.mx(1)
+        assert isinstance((yield self.one(message(), approved=[server])), Delivered)
+        assert len(self.flushLoggedErrors(KeyError)) == 1

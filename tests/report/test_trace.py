@@ -213,7 +213,7 @@ class Writing(TestCase):
         """In the order in which it was told; a second flush waits for nothing."""
         trace = self.trace()
         trace.emit("attempt", queue_id=ONE)
-        trace.put("queued", f'"queue_id":"{ONE}"')
+        trace.put("queued", lambda: f'"queue_id":"{ONE}"')
         yield trace.flush()
         yield trace.flush()
         assert [r["event"] for r in family([self.folder], [ONE], 0)[ONE]] == ["attempt", "queued"]
@@ -270,5 +270,5 @@ def test_off_it_keeps_nothing(tmp_path):
     clock = Clock()
     trace = Trace(clock, tmp_path, TraceSettings(keep=0.0), time.time)
     trace.emit("attempt", queue_id=ONE)
-    trace.put("queued", '"queue_id":""')
+    trace.put("queued", lambda: '"queue_id":""')
     assert not clock.getDelayedCalls() and not trace._waiting
