@@ -172,6 +172,8 @@ class Trace:
 class TraceAtOnce:
     """For a process that is no service and has the shard for itself: events are written as they come, if they can."""
 
+    _log = Logger()
+
     def __init__(self, folder: Path, settings: TraceSettings, wall: Callable[[], float]) -> None:
         self._segments = SegmentWriter(folder, settings)
         self._is_off = not settings.keep
@@ -184,9 +186,14 @@ class TraceAtOnce:
         self._write(write_event(self._timestamp(now), event, fields), now)
 
     def put(self, event: str, write: Callable[[], str]) -> None:
-        """Take an event whose fields `write` writes."""
+        """Take an event whose fields `write` writes; never raises."""
         now = self._wall()
-        self._write(_line(self._timestamp(now), event, write()), now)
+        try:
+            line = _line(self._timestamp(now), event, write())
+        except Exception:
+            self._log.failure("the trace cannot hold an event {name}", name=event)
+        else:
+            self._write(line, now)
 
     def close(self) -> None:
         """Let go of the file."""
