@@ -161,7 +161,7 @@ class _House:
             admission=lambda: self.admission,
             policies=lambda: self.policies,
             wall=wall,
-            events=events,
+            events=told,
         )
         self.schedule = Schedule(
             store=self.store,
