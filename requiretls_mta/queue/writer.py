@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.protocol import Factory, connectionDone
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
-from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
 
 from requiretls_mta.queue import writing
@@ -87,9 +86,9 @@ class Writer:
     def write(self, changes: writing.Changes) -> Deferred[str]:
         """Have a group written: empty once it is durable, else why not. Fails with `WriterLost`."""
         assert self._answers is not None and self._answers.waiting is None
-        self._answers.waiting = Deferred()
+        self._answers.waiting = done = Deferred[str]()
         self._answers.transport.write(writing.pack(changes))
-        return self._answers.waiting
+        return done
 
     def stop(self) -> Deferred[None]:
         """Hang up, once the group under way is written."""
@@ -127,26 +126,31 @@ class Writer:
         self._gone.callback(None)
 
 
-class _Answers(Int32StringReceiver):
+class _Answers(Protocol):
     """The socket: one answer for each group."""
 
-    MAX_LENGTH = 64 * 1024
     transport: Any
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
+        self._received = b""
         self.waiting: Deferred[str] | None = None
 
     def connectionMade(self) -> None:
         """Groups may come."""
         self._writer.found(self)
 
-    def stringReceived(self, string: bytes) -> None:
+    def dataReceived(self, data: bytes) -> None:
         """What became of the group under way."""
+        self._received += data
+        length = int.from_bytes(self._received[: writing.LENGTH], "big")
+        if len(self._received) < writing.LENGTH + length:
+            return
+        answer, self._received = self._received[writing.LENGTH :], b""
         waiting, self.waiting = self.waiting, None
         self._writer.answered()
         if waiting is not None:
-            waiting.callback(marshal.loads(string))  # noqa: S302  # from our own process
+            waiting.callback(marshal.loads(answer))  # noqa: S302  # from our own process
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The process has ended."""

@@ -50,7 +50,10 @@ class ReceptionStation:
     admission: Admission
     settings: Callable[[], Settings]
     events: Events
+    """Told of messages that are accepted; the trace hears of these by `admission`."""
     wall: Callable[[], float]
+    decisions: Events = attrs.field(default=attrs.Factory(lambda self: self.events, takes_self=True))
+    """Told of what was decided about a message."""
     trusted: bool = False
     """Whether every client of the listener counts as one of `relay_from`."""
     callout: Callable[[Address], Reply | Deferred[Reply | None] | None] | None = None
@@ -328,6 +331,6 @@ class Reception:
                 return None
 
     def _tell_decision(self, decision: str, reason: str) -> None:
-        self._station.events.emit(
+        self._station.decisions.emit(
             "policy", session=self._session.id, queue_id=self._id, decision=decision, reason=reason
         )

@@ -73,7 +73,7 @@ class ConnectionSession(DataSession):
         self.canStartTLS = bool(self.ctx) and not self._handshaking and ITLSTransport.providedBy(transport)
         self._started = self.now()
         if self.transcribes:
-            self.transcript = Incoming(self.now)
+            self.transcript = Incoming(self.now if self.reactor is None else self.reactor.seconds)
         self.setTimeout(self.settings.timeout if self.timeout is None else self.timeout)
         self._counted = self.count is None or self.count.enter(self.peer)
         if self.stopping or not self._counted:

@@ -242,13 +242,16 @@ class DataSession(AuthSession):
         if not isinstance(answer, Deferred):
             then(answer)
             return
-        answer.addErrback(self._failed)
-        answer.addCallback(lambda result: None if self._closing and not self._ending else then(result))
-        answer.addErrback(self._lost)
 
-    def _failed(self, failure: Failure) -> Reply:
-        self._log.failure("a transaction failed", failure, session=self.id)
-        return reply.LOCAL_ERROR
+        def answered(result: Any) -> None:
+            if not self._closing or self._ending:
+                then(result)
+
+        def failed(failure: Failure) -> None:
+            self._log.failure("a transaction failed", failure, session=self.id)
+            answered(reply.LOCAL_ERROR)
+
+        answer.addCallbacks(answered, failed).addErrback(self._lost)
 
     def _lost(self, failure: Failure) -> None:
         """A mistake of ours behind an answer: nobody would ever reply, so nobody is kept waiting."""

@@ -159,17 +159,14 @@ class OctetSession(ESMTP):
                 self.transcript.note("a line that is too long")
             self.reply(reply.NOT_HTTP if is_http(start) else reply.LINE_TOO_LONG)
         else:
-            if self.transcript is not None:
-                self._note(line)
+            if self.transcript is None:
+                pass
+            elif self._mode is Mode.AUTH:
+                self.transcript.response()
+            else:
+                self.transcript.command(line)
             self._execute(line)
         return True
-
-    def _note(self, line: bytes) -> None:
-        assert self.transcript is not None
-        if self._mode is Mode.AUTH:
-            self.transcript.response()
-        else:
-            self.transcript.command(line)
 
     def _execute(self, line: bytes) -> None:
         try:

@@ -145,7 +145,11 @@ class Incoming(Transcript):
             line = _shown(line)
         elif b"\n" in line:
             line = _harmless(line)
-        self._add(b"C" + line + b"\n")
+        if len(self._said) < MOST and len(line) < LONGEST - 1:  # as in _add, without the call: every command is here
+            self._said.append(b"C" + line + b"\n")
+            self._at.append(self._clock())
+        else:
+            self._add_with_care(b"C" + line + b"\n")
 
     def response(self) -> None:
         """A line of an AUTH exchange."""
@@ -157,7 +161,11 @@ class Incoming(Transcript):
             wire = b"334 %b\r\n" % HIDDEN
         if wire.find(b"\n") < len(wire) - 1:
             wire = wire.replace(b"\r\n", b"\r\nS", wire.count(b"\n") - 1)
-        self._add(b"S" + wire)
+        if len(self._said) < MOST and len(wire) < LONGEST:
+            self._said.append(b"S" + wire)
+            self._at.append(self._clock())
+        else:
+            self._add_with_care(b"S" + wire)
 
     @property
     def opening(self) -> str:
