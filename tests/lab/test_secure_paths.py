@@ -141,7 +141,7 @@ class SecurePaths(Walking):
             hostname="here.test", context=client_context(str(self.house.roots.roots)), idle=0.3
         )
         self.events = RecordedEvents()
-        self.servers = [FakeMX(address, self.port, files=files) for address, files in self.house.files.items()]
+        self.watch(*(FakeMX(address, self.port, files=files) for address, files in self.house.files.items()))
         self.stub = StubResolver(reactor, Settings(servers=(self.lab.resolver_address,), trust_ad=True))
         finder = RouteFinder(self.stub, lambda: LookupSettings(port=self.port))
         self.manager = RelayManager(reactor, finder=finder, settings=lambda: self.settings, events=self.events)

@@ -15,7 +15,7 @@ from requiretls_mta.message.outcome import Delivered, Failed
 from requiretls_mta.smtp.client import Timeouts
 from tests.relay.fakes import FakePolicy
 from tests.relay.test_policies import ee
-from tests.relay.walking import SECRET, Walking, message
+from tests.relay.walking import SECRET, WORDS, Walking, message
 from tests.smtp.fake_mx import GOOD
 
 ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "80"))
@@ -31,11 +31,10 @@ class Chaos(Walking):
     timeout = 100
 
     def options(self, rng, place):
-        """How a server behaves; and whether PKIX authenticates it, and it offers the keyword."""
+        """How a server behaves; and whether PKIX authenticates it."""
         names = [f"mx{place}.there.test"] if rng.random() < 0.7 else ["there.test", f"mx{3 - place}.there.test"]
         authority = self.ca if rng.random() < 0.7 else self.other
-        keyword = rng.choice(KEYWORDS)
-        inside = [*rng.sample(GOOD, rng.randrange(len(GOOD))), keyword]
+        inside = [*rng.sample(GOOD, rng.randrange(len(GOOD))), rng.choice(KEYWORDS)]
         if rng.random() < 0.4:
             inside.append("CHUNKING")
         options = {
@@ -43,16 +42,16 @@ class Chaos(Walking):
             "clear": ("STARTTLS", "REQUIRETLS") if rng.random() < 0.8 else GOOD,
             "inside": inside,
         }
-        pkix, promises = len(names) == 1 and authority is self.ca, keyword in ("REQUIRETLS", "requiretls")
         if rng.random() < 0.7:
             options["replies"] = {
-                verb: [None] * rng.randrange(3) + [rng.choice(SAID)]
+                verb: [None] * rng.randrange(5) + [rng.choice(SAID)]
                 if verb in ("EHLO", "MAIL", "RCPT")
                 else rng.choice(SAID)
                 for verb in rng.sample(VERBS, rng.randrange(3))
             }
         if rng.random() < 0.4:
             options[rng.choice(("close", "closed"))] = rng.choice(VERBS)
+            options["reset"] = rng.random() < 0.3
         trouble = {
             "greeting": rng.choice(SAID),
             "starttls": rng.choice(SAID),
@@ -64,7 +63,7 @@ class Chaos(Walking):
         if rng.random() < 0.3:
             chosen = rng.choice(sorted(trouble))
             options[chosen] = trouble[chosen]
-        return options, pkix, promises
+        return options, len(names) == 1 and authority is self.ca
 
     def publish(self, rng, place, files):
         """TLSA records of a host: whether they are there, and whether they authenticate it."""
@@ -84,7 +83,7 @@ class Chaos(Walking):
         return kind
 
     def situation(self, rng, servers):
-        """What the DNS and MTA-STS say; who may get tagged mail, who untagged mail, and who that in the clear."""
+        """What the DNS and MTA-STS say; who may get tagged (with the keyword), untagged, and clear mail."""
         records = (yield self.resolver.resolve("there.test", "MX")).records
         signed = rng.random() < 0.6
         self.resolver.table["there.test", "MX"] = {
@@ -97,7 +96,7 @@ class Chaos(Walking):
         names = [f"mx{place}.there.test" for place in listed]
         self.policies.table = {"there.test": FakePolicy(policy, *names)} if policy else {}
         allowed = []
-        for place, (options, pkix, promises) in enumerate(servers, 1):
+        for place, (options, pkix) in enumerate(servers, 1):
             dane = self.publish(rng, place, options["files"])
             enforced = policy == "enforce"
             vouched = enforced and place in listed
@@ -105,7 +104,7 @@ class Chaos(Walking):
             found = (signed or vouched) and not barred
             proved = dane == "right" or (pkix and (dane == "none" or (dane == "unusable" and vouched)))
             let = dane not in ("wrong", "unknown") and not barred and (not vouched or dane == "right" or pkix)
-            allowed.append((found and proved and promises, let, let and dane == "none" and not enforced))
+            allowed.append((found and proved, let, let and dane == "none" and not enforced))
         return allowed
 
     def certificate(self, authority, names):
@@ -118,6 +117,7 @@ class Chaos(Walking):
     def test_rounds(self):
         """Random misbehaviour, random tags; kept sessions ride along when the servers stay the same."""
         self.made = {}
+        self.open = b"".join(WORDS)  # judged here, by what each session was
         self.settings = attrs.evolve(self.settings, timeouts=SHORT)
         for seed in range(ROUNDS):
             rng = random.Random(seed)
@@ -125,13 +125,18 @@ class Chaos(Walking):
             allowed = yield from self.situation(rng, (first, second))
             servers = [
                 (self.mx(place, **options), may)
-                for place, (options, _, _), may in zip((1, 2), (first, second), allowed, strict=True)
+                for place, (options, _), may in zip((1, 2), (first, second), allowed, strict=True)
             ]
+            told = f"seed {seed}: {first} {second} {allowed}"
             for _ in range(rng.choice((1, 2))):
-                yield self.round(f"seed {seed}: {first} {second} {allowed}", rng, servers)
+                yield self.round(told, rng, servers)
             self.manager.close()
             for server, _ in servers:
                 self.drop(server)
+            yield self.until(lambda servers=servers: all(server.has_all for server, _ in servers))
+            for server, may in servers:
+                for session in server.sessions:
+                    judge(told, session, *may)
 
     @inlineCallbacks
     def round(self, told, rng, servers):
@@ -153,17 +158,25 @@ class Chaos(Walking):
                 case Delivered():
                     assert outcome.reply.code // 100 == 2, told
                     taken = any(len(s.messages) > n for (s, _), n in zip(servers, before, strict=True))
-                    # Who says yes to what it did not read yet has lied, not we.
-                    assert taken or any("early" in s.options for s, _ in servers), told
+                    # Who says yes to what it did not read yet, or took for commands, has lied, not we.
+                    assert taken or any(lies(server) for server, _ in servers), told
                     assert tag is not Tag.REQUIRED or outcome.security.requiretls, told
                 case Postponed():
                     assert outcome.reply.is_temporary, told
                 case Failed():
                     assert outcome.reply.is_permanent, told
-        for server, (tagged, untagged, clear) in servers:
-            for word in (b"secret", SECRET, b"REQUIRETLS"):
-                assert word not in server.clear, told
-                assert tagged or word not in server.tls, told
-            # RFC 7672 2.2, RFC 8461 5.
-            assert untagged or b"untagged" not in server.tls, told
-            assert clear or b"untagged" not in server.clear, told
+
+
+def lies(server):
+    """Whether it says yes to a message that it never had."""
+    return "early" in server.options or str(server.options["replies"].get("DATA")).startswith("354")
+
+
+def judge(told, session, tagged, untagged, clear):
+    """Each session by itself: what it was told on the wire, and inside TLS if that TLS was good enough."""
+    for word in (b"secret", SECRET, b"REQUIRETLS"):
+        assert word not in session.outside, told
+        assert (tagged and "REQUIRETLS" in session.keywords) or word not in session.tls, told
+    # RFC 7672 2.2, RFC 8461 5.
+    assert untagged or b"untagged" not in session.tls, told
+    assert clear or b"untagged" not in session.outside, told

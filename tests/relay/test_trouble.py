@@ -204,6 +204,16 @@ class Trouble(Walking):
             self.drop(first)
 
     @inlineCallbacks
+    def test_what_another_session_offered_is_no_offer(self):
+        """The same host and certificate; only its first session offered the keyword, and only that one is used."""
+        first = self.mx(replies={"EHLO": [None, None, None, "250 ok"]})
+        assert isinstance((yield self.one(message(), "secret-rcpt@one.test", approved=[first])), Delivered)
+        self.manager.close()
+        got = yield self.one(message(), "secret-rcpt@one.test", approved=[first])
+        assert isinstance(got, Failed) and got.reply.enhanced == "5.7.30"
+        assert first.connections == 2 and len(first.messages) == 1
+
+    @inlineCallbacks
     def test_how_the_host_was_found_is_told_of_this_message(self):
         """A session opened for an unsigned domain carries a signed one's mail: the facts are the latter's."""
         self.resolver.table["unsigned.test", "MX"] = {

@@ -41,12 +41,12 @@ class Walk(Walking):
         self.mx(2, inside=GOOD)
         names = []
         for domain in ("one.test", "there.test"):
-            outcomes = yield self.manager.deliver(message(None), [Recipient(parse_mailbox(f"r@{domain}"))] * 2)
+            outcomes = yield self.send(message(None), f"r@{domain}", f"r@{domain}")
             (name,) = {outcome.attempt for outcome in outcomes}
             assert {e["attempt"] for e in self.events.of("tls")[len(names) :]} <= {name}
             assert name and name not in names and all(sum(outcome.delays) > 0 for outcome in outcomes)
             names.append(name)
-        (outcome,) = yield self.manager.deliver(message(None), [Recipient(parse_mailbox("r@nowhere.test"))])
+        (outcome,) = yield self.send(message(None), "r@nowhere.test")
         assert isinstance(outcome, Failed) and outcome.attempt not in ("", *names)
 
     @inlineCallbacks

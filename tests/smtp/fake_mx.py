@@ -1,6 +1,9 @@
 """A mail server that misbehaves as told, at any step, and keeps every octet it was sent, in the clear and in TLS."""
 
+import contextlib
+import socket
 import ssl
+import struct
 
 from tests.threaded import ThreadedServer
 
@@ -15,23 +18,103 @@ class FakeMX(ThreadedServer):
     reply it hangs up. `starttls`: its reply, and `behind` what comes in the same segment; `maximum`: its only TLS
     version. `early`: a reply behind 354, or none, after which it reads nothing more. `stall`: it never shakes hands.
     The reply to AUTH is a tuple: one behind another, each 334 waiting for a line. `implicit`: TLS from the first octet.
-    `listening`: a socket to use in place of the address, such as a UNIX one.
+    `listening`: a socket to use in place of the address, such as a UNIX one. `reset`: it hangs up with a reset.
+
+    Whatever it does itself, it reads until the client is at its end, too: `sessions` has all that was sent.
     """
 
     def __init__(self, address="127.0.0.1", port=0, **options):
         self.options = {"clear": ("STARTTLS", *GOOD), "inside": (*GOOD, "REQUIRETLS"), "files": None, "replies": {}}
         self.options |= options
-        self.clear, self.tls, self.messages, self.verbs = b"", b"", [], []
-        self.server_names = []
+        self.sessions, self.messages, self.verbs, self.server_names = [], [], [], []
         super().__init__(address, port, listening=options.get("listening"))
 
+    @property
+    def clear(self):
+        """What all connections were sent in the clear."""
+        return b"".join(one.clear for one in self.sessions)
+
+    @property
+    def tls(self):
+        """What they were sent inside TLS."""
+        return b"".join(one.tls for one in self.sessions)
+
+    @property
+    def has_all(self):
+        """Whether no connection is left, so that nothing can be added to what was sent."""
+        return len(self.sessions) == self.connections and all(one.is_over for one in self.sessions)
+
     def talk(self, connection):
-        _Dialogue(self, connection).run()
+        session = Spoken()
+        self.sessions.append(session)
+        dialogue = _Dialogue(self, connection, session)
+        try:
+            with contextlib.suppress(OSError, ValueError):
+                dialogue.run()
+            dialogue.hang_up()
+        finally:
+            session.is_over = True
+
+
+class Spoken:
+    """All that one connection was sent, and what its TLS session was."""
+
+    def __init__(self):
+        self.clear = self.handshake = self.tls = b""
+        """In the clear; on the wire until the handshake was done; decrypted."""
+        self.version = self.server_name = None
+        self.keywords = frozenset()
+        """Those that the EHLO inside TLS was really answered with."""
+        self.is_over = False
+
+    @property
+    def outside(self):
+        """What anybody on the way could read, whether it was taken for SMTP or not."""
+        return self.clear + self.handshake
+
+
+class _TLS:
+    """The server's end of TLS over a socket; no octet is read from it unseen."""
+
+    def __init__(self, context, connection, session):
+        self._connection, self._session = connection, session
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._handshaking = True
+        self._do(self._object.do_handshake)
+        self._handshaking = False
+        session.version = self._object.version()
+
+    def recv(self, count):
+        return self._do(self._object.read, count)
+
+    def sendall(self, octets):
+        self._do(self._object.write, octets)
+
+    def _do(self, function, *arguments):
+        while True:
+            try:
+                return function(*arguments)
+            except ssl.SSLWantReadError:
+                self._flush()
+                got = self._connection.recv(65536)
+                if self._handshaking:
+                    self._session.handshake += got
+                if not got:
+                    raise ConnectionError from None
+                self._incoming.write(got)
+            finally:
+                self._flush()
+
+    def _flush(self):
+        if self._outgoing.pending:
+            self._connection.sendall(self._outgoing.read())
 
 
 class _Dialogue:
-    def __init__(self, mx, connection):
-        self.mx, self.connection, self.secure, self.buffer = mx, connection, False, b""
+    def __init__(self, mx, connection, session):
+        self.mx, self.session, self.socket = mx, session, connection
+        self.connection, self.secure, self.buffer = connection, False, b""
         self.rcpts, self.refused = 0, False
 
     def say(self, text):
@@ -42,10 +125,25 @@ class _Dialogue:
         if not got:
             raise ConnectionError
         if self.secure:
-            self.mx.tls += got
+            self.session.tls += got
         else:
-            self.mx.clear += got
+            self.session.clear += got
         self.buffer += got
+
+    def hang_up(self):
+        """Say no more, but read on: what a closed socket had received already would be lost."""
+        self.socket.settimeout(10)
+        if self.mx.options.get("reset"):
+            self.socket.settimeout(0.05)
+        else:
+            self.socket.shutdown(socket.SHUT_WR)
+        try:
+            while True:
+                self.buffer = b""
+                self.more()
+        finally:
+            if self.mx.options.get("reset"):
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def line(self):
         while b"\r\n" not in self.buffer:
@@ -108,10 +206,12 @@ class _Dialogue:
                 return
 
     def hello(self, reply):
+        keywords = self.mx.options["inside" if self.secure else "clear"]
+        if self.secure:
+            self.session.keywords = frozenset(() if reply else map(str.upper, keywords))
         if reply:
             self.say(reply)
             return
-        keywords = self.mx.options["inside" if self.secure else "clear"]
         lines = [self.mx.options.get("name", "fake.test"), *keywords]
         self.say("\r\n".join([f"250-{k}" for k in lines[:-1]] + [f"250 {lines[-1]}"]))
 
@@ -121,8 +221,8 @@ class _Dialogue:
         if not reply.startswith("220"):
             return True
         if self.mx.options.get("break_handshake"):
-            # Not all of it: the connection ends with a reset.
-            self.mx.clear += self.connection.recv(100)
+            self.mx.options["reset"] = True
+            self.more()
             return False
         self.secured()
         return True
@@ -136,9 +236,13 @@ class _Dialogue:
             context.set_ciphers("ALL:@SECLEVEL=0")
             context.minimum_version = context.maximum_version = self.mx.options["maximum"]
         context.load_cert_chain(self.mx.options["files"].chain, self.mx.options["files"].key)
-        context.sni_callback = lambda _, name, __: self.mx.server_names.append(name)
-        self.connection = context.wrap_socket(self.connection, server_side=True)
+        context.sni_callback = self.named
+        self.connection = _TLS(context, self.socket, self.session)
         self.secure, self.buffer = True, b""
+
+    def named(self, _, name, __):
+        self.session.server_name = name
+        self.mx.server_names.append(name)
 
     def data(self, reply):
         if reply or not self.rcpts:
