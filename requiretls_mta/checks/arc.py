@@ -30,9 +30,11 @@ from requiretls_mta.message import header as headers
 from requiretls_mta.message.authres import Property, Result
 from requiretls_mta.message.header import Field, fields_named
 from requiretls_mta.message.ports import Body
+from requiretls_mta.message.shares import Shares, site_of
 
 MOST_SETS = 50  # RFC 8617 4.2.1
-MOST_WAITING = 50
+MOST_WAITING = 100
+"""Keys of the messages that are being validated at once, shared by all clients."""
 _NAMES = (b"arc-authentication-results", b"arc-message-signature", b"arc-seal")
 _INSTANCE = re.compile(rb"(?:\A|;)[ \t]*i[ \t]*=[ \t]*([0-9]{1,2})[ \t]*(?:;|\Z)")
 
@@ -142,7 +144,7 @@ class ARCCheck:
 
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
-        self._waiting = 0
+        self._shares = Shares(MOST_WAITING)
 
     def begin(self, subject: Subject) -> Deferred[Verdict] | Verdict | None:
         """Validate."""
@@ -154,15 +156,15 @@ class ARCCheck:
             return self._verdict(str(why), None, subject)
         if chain is None:
             return None
-        if self._waiting >= MOST_WAITING:
+        site, count = site_of(subject.client.address), min(len(chain.key_names), MOST_WAITING // 2)
+        if not self._shares.enter(site, count):
             return self._verdict("too busy", chain, subject)
-        self._waiting += 1
         validated = Deferred.fromCoroutine(self._validate(chain, subject.header, subject.body))
         validated.addTimeout(PATIENCE, self._tools.clock, onTimeoutCancel=lambda *_: "timeout")
-        return validated.addBoth(self._done).addCallback(self._verdict, chain, subject)
+        return validated.addBoth(self._done, site, count).addCallback(self._verdict, chain, subject)
 
-    def _done(self, result: str | None) -> str | None:
-        self._waiting -= 1
+    def _done(self, result: str | None, site: str, count: int) -> str | None:
+        self._shares.leave(site, count)
         return result
 
     async def _validate(self, chain: Chain, header: bytes, body: Body) -> str | None:

@@ -27,11 +27,12 @@ from requiretls_mta.checks.interfaces import ICheck, ICheckPlugin, Stage, Subjec
 from requiretls_mta.dns.answer import Answer
 from requiretls_mta.message import header as headers
 from requiretls_mta.message.ports import Body
+from requiretls_mta.message.shares import Shares, site_of
 
 PATIENCE = 20.0
 """Seconds for keys and hashes together."""
 MOST_WAITING = 200
-"""Messages whose signatures are being verified at once; those of more are a temperror."""
+"""Keys of the messages that are being verified at once, shared by all clients; signatures beyond are a temperror."""
 PIECE = 64 * 1024
 
 
@@ -54,7 +55,7 @@ class DKIMCheck:
     def __init__(self, tools: Tools, wall: Callable[[], float] = time.time) -> None:
         self._tools = tools
         self._wall = wall
-        self._waiting = 0
+        self._shares = Shares(MOST_WAITING)
 
     def begin(self, subject: Subject) -> Deferred[Verdict] | Verdict | None:
         """Verify."""
@@ -63,15 +64,15 @@ class DKIMCheck:
         signatures, findings = _read(subject.header)
         if not signatures:
             return self._verdict(findings or [Finding("none")])
-        if self._waiting >= MOST_WAITING:
+        site, count = site_of(subject.client.address), len({signature.key_name for signature in signatures})
+        if not self._shares.enter(site, count):
             return self._verdict([Finding("temperror", "too busy", signature) for signature in signatures])
-        self._waiting += 1
         verified = Deferred.fromCoroutine(self._verify(signatures, findings, subject.header, subject.body))
         verified.addTimeout(PATIENCE, self._tools.clock, onTimeoutCancel=lambda *_: _late(signatures))
-        return verified.addBoth(self._done).addCallback(self._verdict)
+        return verified.addBoth(self._done, site, count).addCallback(self._verdict)
 
-    def _done(self, result: list[Finding]) -> list[Finding]:
-        self._waiting -= 1
+    def _done(self, result: list[Finding], site: str, count: int) -> list[Finding]:
+        self._shares.leave(site, count)
         return result
 
     def _verdict(self, findings: Sequence[Finding]) -> Verdict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 import attrs
@@ -24,10 +25,11 @@ from requiretls_mta.checks.dnswl_rules import (
 )
 from requiretls_mta.checks.interfaces import Client, ICheck, ICheckPlugin, Stage, Subject, Tools, Verdict
 from requiretls_mta.dns.answer import Answer
+from requiretls_mta.message.shares import Shares, site_of
 
 PATIENCE = 5.0  # seconds for one list, whatever the resolver's own limit
 MOST_AT_ONCE = 100
-"""Look-ups of one list under way; a list that hangs must not take the resolver from all others."""
+"""Clients that one list is being asked about; a list that hangs must not take the resolver from all others."""
 TEXT_PATIENCE = 1.0  # seconds behind the A record, for text and DNSSEC
 _TIMED_OUT = Finding(result="temperror", reason="timeout")
 
@@ -46,13 +48,15 @@ class Whitelist:
         self.settings = settings
         self._clock = tools.clock
         self._resolver = tools.resolver
-        self._under_way = 0
+        self._under_way: Counter[ClientIP] = Counter()
+        self._shares = Shares(MOST_AT_ONCE)
         self.health = Health(settings, clock=tools.clock, resolver=tools.resolver, events=tools.events, chance=chance)
 
     def look_up(self, client: ClientIP) -> Deferred[Finding]:
         """What the list says about a client, within `PATIENCE`; never fails, except when it is cancelled."""
         known = self.health.bypass(client)
-        if known is None and self._under_way >= MOST_AT_ONCE:
+        # Further sessions of a client that is being asked about ask nothing more.
+        if known is None and client not in self._under_way and not self._shares.enter(site_of(str(client))):
             known = _TIMED_OUT
         if known is not None:
             return succeed(known)
@@ -64,7 +68,7 @@ class Whitelist:
         return finding
 
     async def _ask(self, client: ClientIP) -> Finding:
-        self._under_way += 1
+        self._under_way[client] += 1
         settings, name = self.settings, query_name(client, self.settings.zone)
         a = self._resolver.resolve(name, "A")
         trouble = self.health.trouble(client)
@@ -85,7 +89,10 @@ class Whitelist:
             validating = anchor is not None and anchor.is_secure
             return self._heard(client, complete(finding, answer, text, settings, validating=validating))
         finally:
-            self._under_way -= 1
+            self._under_way[client] -= 1
+            if not self._under_way[client]:
+                del self._under_way[client]
+                self._shares.leave(site_of(str(client)))
             for unneeded in (a, trouble, txt, root):
                 if unneeded is not None:
                     unneeded.addErrback(lambda _: None)

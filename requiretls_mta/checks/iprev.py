@@ -17,6 +17,7 @@ from requiretls_mta.checks.interfaces import ICheck, ICheckPlugin, Stage, Subjec
 from requiretls_mta.dns.answer import Answer
 from requiretls_mta.message.authres import Property, Result
 from requiretls_mta.message.reply import quote
+from requiretls_mta.message.shares import Shares, site_of
 
 PATIENCE = 10.0
 MOST_NAMES = 10  # RFC 8601 3, as in SPF
@@ -35,7 +36,7 @@ class IPRevCheck:
 
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
-        self._open = 0
+        self._shares = Shares(QUESTIONS_AT_ONCE)
 
     def begin(self, subject: Subject) -> Deferred[Verdict] | None:
         """Ask; not about clients whose addresses only their own network can name."""
@@ -47,30 +48,32 @@ class IPRevCheck:
         return asked.addCallback(lambda result: Verdict(check=self.name, results=(result,)))
 
     async def _ask(self, client: ClientIP) -> Result:
-        pointers = await self._answers([f"{client.reverse_pointer}."], "PTR")
+        pointers = await self._answers(client, [f"{client.reverse_pointer}."], "PTR")
         if not pointers or pointers[0].is_failure:
             return _report(client, "temperror")
         found = [record.target for record in pointers[0].records if isinstance(record, PTR)]
         names = list(dict.fromkeys(found))[:MOST_NAMES]
         if not names:
             return _report(client, "permerror")
-        answers = await self._answers([name.to_text() for name in names], "A" if client.version == 4 else "AAAA")
+        answers = await self._answers(
+            client, [name.to_text() for name in names], "A" if client.version == 4 else "AAAA"
+        )
         for name, answer in zip(names, answers, strict=False):
             if str(client) in _addresses(answer):
                 return _report(client, "pass", name)
         is_known = answers and not any(answer.is_failure for answer in answers)
         return _report(client, "fail" if is_known else "temperror")
 
-    async def _answers(self, names: list[str], rdtype: str) -> list[Answer]:
+    async def _answers(self, client: ClientIP, names: list[str], rdtype: str) -> list[Answer]:
         """One for each name; none at all when too many questions are open."""
-        if self._open + len(names) > QUESTIONS_AT_ONCE:
+        site = site_of(str(client))
+        if not self._shares.enter(site, len(names)):
             return []
-        self._open += len(names)
         try:
             asked = [self._tools.resolver.resolve(name, rdtype) for name in names]
             return await gatherResults(asked, consumeErrors=True).addErrback(first_of_all)
         finally:
-            self._open -= len(names)
+            self._shares.leave(site, len(names))
 
 
 def _addresses(answer: Answer) -> list[str]:

@@ -9,21 +9,23 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import attrs
-from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
+from twisted.internet.defer import Deferred, gatherResults
 from zope.interface import implementer
 
 from requiretls_mta.checks.dnswl_health import first_of_all
 from requiretls_mta.checks.interfaces import ICheck, ICheckPlugin, Stage, Subject, Tools, Verdict
-from requiretls_mta.checks.spf_rules import Identity, Outcome, Question, check_host
-from requiretls_mta.dns.answer import Answer
+from requiretls_mta.checks.spf_rules import Identity, Outcome, check_host
+from requiretls_mta.checks.turns import Turns
 from requiretls_mta.message.address import Address, AddressError, ascii_domain, check_domain
 from requiretls_mta.message.authres import Property, Result
 from requiretls_mta.message.reply import Reply, quote
+from requiretls_mta.message.shares import site_of
 
 PATIENCE = 20.0
 """Seconds for one evaluation (RFC 7208 4.6.4, 11.1); then it is a temperror."""
 QUESTIONS_AT_ONCE = 200
-"""Of all evaluations together: a domain whose servers are slow must not take the resolver from everybody else."""
+"""Of all evaluations together, by turns: neither a client nor a domain whose servers are slow takes the resolver from
+everybody else."""
 FAILED = Reply(550, "5.7.23", "SPF")
 UNANSWERED = Reply(451, "4.7.1", "SPF cannot be evaluated now, try again later")
 _DOT_ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*\Z")
@@ -57,7 +59,7 @@ class SPFCheck:
     def __init__(self, tools: Tools, wall: Callable[[], float] = time.time) -> None:
         self._tools = tools
         self._wall = wall
-        self._turns = DeferredSemaphore(QUESTIONS_AT_ONCE)
+        self._turns = Turns(QUESTIONS_AT_ONCE)
 
     @property
     def needed(self) -> Stage:
@@ -79,7 +81,7 @@ class SPFCheck:
         return evaluated.addCallback(self._found, identity, settings, subject.client.session)
 
     async def _evaluate(self, identity: Identity) -> Outcome:
-        evaluation = check_host(identity)
+        evaluation, site = check_host(identity), site_of(str(identity.client))
         answers: Any = None  # there are none yet
         while True:
             try:
@@ -87,11 +89,9 @@ class SPFCheck:
             except StopIteration as end:
                 outcome: Outcome = end.value
                 return outcome
-            asked = [self._turns.run(self._ask, question) for question in questions]
+            turns = [self._turns.run(site, self._tools.resolver.resolve, *question) for question in questions]
+            asked = [Deferred.fromCoroutine(turn) for turn in turns]
             answers = tuple(await gatherResults(asked, consumeErrors=True).addErrback(first_of_all))
-
-    def _ask(self, question: Question) -> Deferred[Answer]:
-        return self._tools.resolver.resolve(*question)
 
     def _found(self, outcome: Outcome, identity: Identity, settings: SPFSettings, session: str) -> Verdict:
         self._tools.events.emit(

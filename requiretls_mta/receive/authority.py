@@ -7,11 +7,11 @@ import attrs
 from requiretls_mta.message import reply
 from requiretls_mta.message.address import Address
 from requiretls_mta.message.reply import Reply
+from requiretls_mta.message.shares import site_of
 from requiretls_mta.receive.rates import Rate, Rates
 from requiretls_mta.receive.senders import Right, right_of
 from requiretls_mta.receive.settings import Settings
 from requiretls_mta.smtp.interfaces import Session
-from requiretls_mta.smtp.limits import client_of
 
 _SUBMISSION = ("submission", "submissions")
 
@@ -39,7 +39,7 @@ class Authority:
             return refused
         rate = self._settings.messages_per_client
         if rate is not None and self._counts_client:
-            client = client_of(self._session.peer)
+            client = site_of(self._session.peer.address)
             if not self._rates.take("messages from", client, rate):
                 return _too_many("messages from this client", rate)
         return self._limit_of_user("messages", self._settings.messages_per_user)

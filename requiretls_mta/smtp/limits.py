@@ -8,11 +8,9 @@ import struct
 from collections import Counter
 from typing import Any
 
+from requiretls_mta.message.shares import site_of
 from requiretls_mta.smtp.interfaces import Peer
 from requiretls_mta.smtp.proxy import ProxiedAddress
-
-_IPV6_CLIENT = 64
-"""Leading bits of an IPv6 address that make one client: what a site is given at least."""
 
 
 class ConnectionCount:
@@ -25,7 +23,7 @@ class ConnectionCount:
 
     def enter(self, peer: Peer) -> bool:
         """Count a session in; False, and nothing counted, when a limit is reached."""
-        client = client_of(peer)
+        client = site_of(peer.address)
         if self._all >= self._total or self._clients[client] >= self._per_client:
             return False
         self._all += 1
@@ -34,7 +32,7 @@ class ConnectionCount:
 
     def leave(self, peer: Peer) -> None:
         """A session that entered is over."""
-        client = client_of(peer)
+        client = site_of(peer.address)
         self._all -= 1
         self._clients[client] -= 1
         if not self._clients[client]:
@@ -54,15 +52,6 @@ def peer_of(address: Any, listener: str) -> Peer:
     if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
         ip = ip.ipv4_mapped
     return Peer(address=str(ip), port=address.port, listener=listener, via_proxy=via_proxy)
-
-
-def client_of(peer: Peer) -> str:
-    """What counts as one client: an IPv4 address, an IPv6 network, or all on UNIX sockets."""
-    if peer.address is None:
-        return "unix"
-    if ":" not in peer.address:
-        return peer.address
-    return str(ipaddress.ip_network((peer.address, _IPV6_CLIENT), strict=False))
 
 
 def user_of(transport: Any) -> int | None:

@@ -108,8 +108,8 @@ def test_keys_that_are_not_there():
 def test_more_than_can_be_done_at_once_is_told():
     """As with DKIM."""
     bench = Bench(in_thread=lambda *_: Deferred())
-    for _ in range(MOST_WAITING):
-        bench.begin(ONE)
+    for _ in range(MOST_WAITING // 2):
+        assert isinstance(bench.begin(ONE), Deferred)
     assert show_result(bench.begin(ONE).results[0]).startswith("arc=fail")
 
 

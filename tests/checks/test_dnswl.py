@@ -333,6 +333,17 @@ def test_a_hanging_list_takes_the_resolver_from_nobody():
     assert bench.says().startswith("dnswl=pass")
 
 
+def test_one_network_with_many_addresses_takes_half_of_a_list():
+    """And many sessions of one client ask no more than one of them."""
+    bench = Bench()
+    clients = [f"2001:db8:0:9::{n:x}" for n in range(1, MOST_AT_ONCE)]
+    for client in (*clients, V4):
+        bench.on(client, "A", None)
+    waiting = [bench.begin(client) for client in clients]
+    assert sum(not one.called for one in waiting) == MOST_AT_ONCE // 2
+    assert not any(bench.begin(V4).called for _ in range(MOST_AT_ONCE))
+
+
 def test_lists_in_order():
     """68: one field, in the order of the configuration, whoever answers first."""
     other = attrs.evolve(LIST, zone="b.example", display_zone="b.example")

@@ -103,6 +103,16 @@ def test_a_silent_server():
     assert bench.clock.getDelayedCalls() == []
 
 
+def test_one_client_with_many_sessions_takes_half():
+    """The name of the next client is still asked for."""
+    bench = Bench()
+    bench.resolver.on("1.2.0.192.in-addr.arpa.", "PTR", None)
+    bench.resolver.on("2.2.0.192.in-addr.arpa.", "PTR", None)
+    waiting = [bench.begin() for _ in range(QUESTIONS_AT_ONCE)]
+    assert sum(not one.called for one in waiting) == QUESTIONS_AT_ONCE // 2
+    assert not bench.begin("192.0.2.2").called
+
+
 def test_slow_zones_take_the_resolver_from_nobody():
     """A hundred open questions are enough: of further clients nobody knows, until those are answered or given up."""
     bench = Bench()

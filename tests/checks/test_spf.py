@@ -173,7 +173,8 @@ def test_thousands_at_once_take_turns():
     bench = Bench()
     for number in range(2000):
         bench.resolver.on(f"d{number}.example.", "TXT", None)
-    waiting = [bench.begin(sender=Address("a", f"d{number}.example")) for number in range(2000)]
+    clients = [f"198.51.{number // 250}.{number % 250}" for number in range(2000)]
+    waiting = [bench.begin(Address("a", f"d{number}.example"), client) for number, client in enumerate(clients)]
     assert len(bench.resolver.waiting) == QUESTIONS_AT_ONCE
     for number in range(2000):
         record = f"v=spf1 {'+' if number % 3 else '-'}all"
@@ -193,6 +194,28 @@ def test_turns_are_given_back():
         begun.cancel()
     assert bench.resolver.waiting == []
     assert bench.begin().called
+
+
+@pytest.mark.parametrize("host", ["192.0.2.9", "2001:db8:0:9::{}"])
+def test_one_client_with_many_sessions_keeps_only_himself_waiting(host):
+    """Half of the turns at the most; who comes after has his at once, and those who wait are taken site by site."""
+    bench = Bench()
+    for number in range(1000):
+        bench.resolver.on(f"d{number}.example.", "TXT", None)
+    for number in range(999):
+        bench.begin(Address("a", f"d{number}.example"), host.format(number))
+    assert len(bench.resolver.waiting) == QUESTIONS_AT_ONCE // 2
+    bench.begin(Address("a", "d999.example"), "192.0.2.1")
+    assert bench.resolver.waiting[-1][0] == "d999.example."
+
+
+def test_many_who_wait_for_the_same_are_answered_without_end():
+    """What was just asked is known to all who come behind: thousands, and none of them deep inside of another."""
+    bench = Bench()
+    bench.resolver.on("slow.example.", "TXT", *[None] * (QUESTIONS_AT_ONCE // 2), answer("TXT", b"v=spf1 -all"))
+    waiting = [bench.begin(sender=Address("a", "slow.example")) for _ in range(3000)]
+    bench.resolver.answer("slow.example.", "TXT", answer("TXT", b"v=spf1 -all"))
+    assert {begun.result.outcome.result for begun in waiting} == {"fail"}
 
 
 HOSTILE = [
