@@ -180,7 +180,8 @@ class DNSWLCheck(Service):
                 domain=finding.text.domain if finding.text else None,
             )
         results = tuple(report(f, s) for s, f in found if s.report_none or f.result != "none")
-        return DNSWLVerdict(check=self.name, results=results, findings=found)
+        lifetime = min(finding.ttl for finding in findings)
+        return DNSWLVerdict(check=self.name, results=results, findings=found, lifetime=lifetime)
 
     def _update(self) -> None:
         """Follow the configuration; a list that stays as it was keeps its state."""

@@ -112,6 +112,8 @@ class Finding:
     """Sorted, each once; of a pass, and of an error that a code tells."""
     text: Text | None = None
     sec: Literal["yes", "no", "na"] = "na"
+    ttl: float = attrs.field(default=30.0, eq=False)
+    """Seconds for which it holds (RFC 5782 6): what the DNS says of its answers, little for what is no answer."""
 
     def overrides_spf(self, settings: ListSettings) -> bool:
         """Whether it saves the client from an SPF rejection."""
@@ -189,12 +191,12 @@ def judge(answer: Answer, settings: ListSettings) -> Finding:
     codes = tuple(sorted({Code(record.address) for record in answer.records if isinstance(record, A)}))
     # RFC 5782 2.1: lists answer with 127/8. Whoever sells a dead list's domain answers with a host.
     if len(codes) > MOST_CODES or not all(code in _LOOPBACK for code in codes):
-        return Finding(result="permerror", reason="bad-answer")
+        return Finding(result="permerror", reason="bad-answer", ttl=answer.ttl)
     if any(pattern.matches(code) for pattern in settings.errors for code in codes):
-        return Finding(result="permerror", reason="over-quota", codes=codes)
+        return Finding(result="permerror", reason="over-quota", codes=codes, ttl=answer.ttl)
     if any(pattern.matches(code) for pattern in settings.accept for code in codes):
-        return Finding(result="pass", codes=codes)
-    return Finding(result="none")
+        return Finding(result="pass", codes=codes, ttl=answer.ttl)
+    return Finding(result="none", ttl=answer.ttl)
 
 
 def examine(answers: Mapping[str, Answer], entries: TestEntries, settings: ListSettings) -> dict[int, Finding]:

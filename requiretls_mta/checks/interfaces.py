@@ -7,6 +7,7 @@ A package of somebody else's installs a module into `requiretls_mta/checks/plugi
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -80,6 +81,8 @@ class Verdict:
     """What the client is told instead of a yes, at the check's `needed` stage; <postmaster> is told it never."""
     trace: tuple[str, ...] = ()
     """Whole header fields without their last CRLF, put between Authentication-Results and Received."""
+    lifetime: float = math.inf
+    """Seconds; of a CONNECTION check whose verdict is older a transaction that begins wants a new one."""
 
 
 @attrs.frozen(kw_only=True)

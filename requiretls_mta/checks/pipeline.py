@@ -13,6 +13,7 @@ there is nothing at all.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
@@ -88,6 +89,14 @@ class Pipeline:
         running = (self._start(check, subject) for check in self._checks if check.stage == stage)
         return [one for one in running if one is not None]
 
+    def renewed(self, running: Sequence[Running], client: Client) -> Sequence[Running]:
+        """The checks of a connection, those begun again whose verdicts hold no longer."""
+        if not any(one.is_outdated for one in running):
+            return running
+        subject = Subject(client=client)
+        fresh = (self._start(one.check, subject) if one.is_outdated else one for one in running)
+        return [one for one in fresh if one is not None]
+
     def _start(self, check: Any, subject: Subject) -> Running | None:
         try:
             begun = check.begin(subject)
@@ -107,7 +116,9 @@ class Running:
         # Only the house's whitelists may speak for a client, and only against SPF: see `override`.
         self.saves: bool = getattr(check, "saves", False)
         self.verdict: Verdict | None = None
-        self._name: str = check.name
+        self.check = check
+        self._clock = clock
+        self._until = math.inf
         self._events = events
         self._client = client
         self._waiting: list[Deferred[None]] = []
@@ -128,6 +139,11 @@ class Running:
         """Nobody is interested any more."""
         self._work.cancel()
 
+    @property
+    def is_outdated(self) -> bool:
+        """Whether there was a verdict, which holds no longer."""
+        return self._until <= self._clock.seconds()
+
     def _read(self, verdict: object) -> Verdict:
         if not isinstance(verdict, Verdict) or (verdict.refusal is not None and verdict.refusal.is_positive):
             raise TypeError(f"{verdict!r} is no verdict")
@@ -135,16 +151,19 @@ class Running:
 
     def _done(self, verdict: Verdict) -> None:
         self.verdict = verdict
+        self._until = self._clock.seconds() + verdict.lifetime
         waiting, self._waiting = self._waiting, []
         for waiter in waiting:
             waiter.callback(None)
 
     def _failed(self, failure: Failure) -> Verdict:
         if failure.check(TimeoutError):
-            self._events.emit("check", level="warn", check=self._name, session=self._client.session, reason="timeout")
+            self._events.emit(
+                "check", level="warn", check=self.check.name, session=self._client.session, reason="timeout"
+            )
         elif not failure.check(CancelledError):
-            _log.failure("check {check} failed", failure, check=self._name)
-        return Verdict(check=self._name)
+            _log.failure("check {check} failed", failure, check=self.check.name)
+        return Verdict(check=self.check.name)
 
 
 class SessionChecks:
@@ -153,13 +172,14 @@ class SessionChecks:
     def __init__(self, pipeline: Pipeline, client: Client, running: Sequence[Running]) -> None:
         self._pipeline = pipeline
         self._client = client
-        self._running = running
+        self._running: Sequence[Running] = running
         self._of_transaction: TransactionChecks | None = None
 
     def transaction(self, helo: str, envelope: Envelope) -> TransactionChecks:
         """A transaction begins; the one before has ended."""
         if self._of_transaction is not None:
             self._of_transaction.stop()
+        self._running = self._pipeline.renewed(self._running, self._client)
         subject = Subject(client=self._client, helo=helo, envelope=envelope)
         self._of_transaction = TransactionChecks(self._pipeline, subject, self._running)
         return self._of_transaction

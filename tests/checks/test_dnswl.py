@@ -12,6 +12,7 @@ from requiretls_mta.checks.dnswl_rules import ListSettings, client_of, patterns,
 from requiretls_mta.checks.interfaces import Client, Subject, Tools
 from requiretls_mta.checks.pipeline import Pipeline
 from requiretls_mta.message.authres import AuthenticationResults, parse, write
+from requiretls_mta.message.envelope import Envelope
 from tests.checks.answers import answer, failure
 from tests.checks.fakes import FakeResolver, RecordedEvents
 from tests.smtp.test_session import failures
@@ -331,6 +332,30 @@ def test_a_hanging_list_takes_the_resolver_from_nobody():
     bench.clock.advance(SOON)
     bench.on(V4, "A", LISTED)
     assert bench.says().startswith("dnswl=pass")
+
+
+@pytest.mark.parametrize(
+    ("first", "seconds"),
+    [(LISTED, 60), (attrs.evolve(LISTED, ttl=0), 0), (attrs.evolve(NOWHERE, ttl=300), 300), (failure("SERVFAIL"), 30)],
+)
+def test_a_session_s_verdict_holds_as_long_as_the_answer(first, seconds):
+    """66: within one session, what the list says later counts for the messages that come later (RFC 5782 6)."""
+    bench = Bench()
+    bench.on(V4, "A", first, attrs.evolve(LISTED, ttl=1000))
+    pipeline = Pipeline([bench.check], clock=bench.clock, events=bench.events)
+    session = pipeline.begin(Client(session="s1", address=V4))
+
+    def asked():
+        session.transaction("x", Envelope(sender=None))
+        return bench.resolver.count(query_name(client_of(V4), ZONE))
+
+    if seconds:
+        bench.clock.advance(seconds - 1)
+        assert asked() == 1
+        bench.clock.advance(1)
+    assert asked() == 2
+    bench.clock.advance(999)
+    assert asked() == 2
 
 
 def test_one_network_with_many_addresses_takes_half_of_a_list():

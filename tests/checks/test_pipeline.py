@@ -97,6 +97,27 @@ def test_each_check_begins_at_its_stage_with_what_is_known():
     assert [v.check for v in result(waiting)] == ["a", "b", "c"]
 
 
+def test_a_verdict_about_the_client_is_renewed_when_it_holds_no_longer():
+    """As long as it says, for all transactions; then the next one asks anew, and waits for the answer."""
+    check, other = Check("a"), Check("b", answer=verdict("b"))
+    bench = Bench(check, other)
+    transaction = bench.transaction()
+    bench.clock.advance(4)
+    check.deferreds[0].callback(attrs.evolve(verdict("a"), lifetime=60))
+    bench.clock.advance(59)
+    assert message(bench.session.transaction("x", ENVELOPE))[0].lifetime == 60 and len(check.subjects) == 1
+    bench.clock.advance(1)
+    assert message(transaction) is not None, "one that has begun keeps what it has"
+    transaction = bench.session.transaction("x", ENVELOPE)
+    assert message(transaction) is None
+    check.deferreds[1].callback(verdict("a"))
+    assert len(message(transaction)) == 2
+    bench.clock.advance(1e6)
+    assert message(bench.session.transaction("x", ENVELOPE)) is not None
+    assert len(check.subjects) == 2 and len(other.subjects) == 1
+    bench.session.stop()
+
+
 def test_the_verdicts_have_the_house_s_order():
     """DNSWL, then SPF, DKIM and DMARC, then those of others by name, whenever they came."""
     names = ["zebra", "ant", "dmarc", "dnswl", "spf", "dkim"]
