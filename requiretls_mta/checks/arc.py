@@ -34,7 +34,7 @@ from requiretls_mta.message.shares import Shares, site_of
 
 MOST_SETS = 50  # RFC 8617 4.2.1
 MOST_WAITING = 100
-"""Keys of the messages that are being validated at once, shared by all clients."""
+"""Messages whose chains are being validated at once, shared by all clients."""
 _NAMES = (b"arc-authentication-results", b"arc-message-signature", b"arc-seal")
 _INSTANCE = re.compile(rb"(?:\A|;)[ \t]*i[ \t]*=[ \t]*([0-9]{1,2})[ \t]*(?:;|\Z)")
 
@@ -156,25 +156,26 @@ class ARCCheck:
             return self._verdict(str(why), None, subject)
         if chain is None:
             return None
-        site, count = site_of(subject.client.address), min(len(chain.key_names), MOST_WAITING // 2)
-        if not self._shares.enter(site, count):
+        site = site_of(subject.client.address)
+        if not self._shares.enter(site):
             return self._verdict("too busy", chain, subject)
-        validated = Deferred.fromCoroutine(self._validate(chain, subject.header, subject.body))
+        validated = Deferred.fromCoroutine(self._validate(chain, subject, subject.body))
         validated.addTimeout(PATIENCE, self._tools.clock, onTimeoutCancel=lambda *_: "timeout")
-        return validated.addBoth(self._done, site, count).addCallback(self._verdict, chain, subject)
+        return validated.addBoth(self._done, site).addCallback(self._verdict, chain, subject)
 
-    def _done(self, result: str | None, site: str, count: int) -> str | None:
-        self._shares.leave(site, count)
+    def _done(self, result: str | None, site: str) -> str | None:
+        self._shares.leave(site)
         return result
 
-    async def _validate(self, chain: Chain, header: bytes, body: Body) -> str | None:
+    async def _validate(self, chain: Chain, subject: Subject, body: Body) -> str | None:
         seconds = self._tools.clock.seconds
         until = seconds() + PATIENCE
         names = chain.key_names
-        asked = [self._tools.resolver.resolve(name, "TXT") for name in names]
+        resolver = self._tools.resolver_of(subject.client.address)
+        asked = [resolver.resolve(name, "TXT") for name in names]
         keys = dict(zip(names, await gatherResults(asked, consumeErrors=True).addErrback(first_of_all), strict=True))
         why: str | None = await self._tools.in_thread(
-            verify_chain, chain, keys, header, body, lambda: seconds() > until
+            verify_chain, chain, keys, subject.header, body, lambda: seconds() > until
         )
         return why
 

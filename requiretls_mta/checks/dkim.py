@@ -32,7 +32,7 @@ from requiretls_mta.message.shares import Shares, site_of
 PATIENCE = 20.0
 """Seconds for keys and hashes together."""
 MOST_WAITING = 200
-"""Keys of the messages that are being verified at once, shared by all clients; signatures beyond are a temperror."""
+"""Messages whose signatures are being verified at once, shared by all clients; those of more are a temperror."""
 PIECE = 64 * 1024
 
 
@@ -64,15 +64,15 @@ class DKIMCheck:
         signatures, findings = _read(subject.header)
         if not signatures:
             return self._verdict(findings or [Finding("none")])
-        site, count = site_of(subject.client.address), len({signature.key_name for signature in signatures})
-        if not self._shares.enter(site, count):
+        site = site_of(subject.client.address)
+        if not self._shares.enter(site):
             return self._verdict([Finding("temperror", "too busy", signature) for signature in signatures])
-        verified = Deferred.fromCoroutine(self._verify(signatures, findings, subject.header, subject.body))
+        verified = Deferred.fromCoroutine(self._verify(signatures, findings, subject, subject.body))
         verified.addTimeout(PATIENCE, self._tools.clock, onTimeoutCancel=lambda *_: _late(signatures))
-        return verified.addBoth(self._done, site, count).addCallback(self._verdict)
+        return verified.addBoth(self._done, site).addCallback(self._verdict)
 
-    def _done(self, result: list[Finding], site: str, count: int) -> list[Finding]:
-        self._shares.leave(site, count)
+    def _done(self, result: list[Finding], site: str) -> list[Finding]:
+        self._shares.leave(site)
         return result
 
     def _verdict(self, findings: Sequence[Finding]) -> Verdict:
@@ -82,7 +82,7 @@ class DKIMCheck:
         self,
         signatures: Sequence[Signature],
         unusable: Sequence[Finding],
-        header: bytes,
+        subject: Subject,
         body: Body,
     ) -> list[Finding]:
         seconds = self._tools.clock.seconds
@@ -92,9 +92,10 @@ class DKIMCheck:
             return seconds() > until
 
         names = dict.fromkeys(signature.key_name for signature in signatures)
-        asked = [self._tools.resolver.resolve(name, "TXT") for name in names]
+        resolver = self._tools.resolver_of(subject.client.address)
+        asked = [resolver.resolve(name, "TXT") for name in names]
         keys = dict(zip(names, await gatherResults(asked, consumeErrors=True).addErrback(first_of_all), strict=True))
-        job = Job(signatures=signatures, keys=keys, header=header, body=body)
+        job = Job(signatures=signatures, keys=keys, header=subject.header, body=body)
         found: list[Finding] = await self._tools.in_thread(verify, job, self._wall(), is_late)
         return [*found, *unusable]
 

@@ -26,15 +26,11 @@ from requiretls_mta.checks.dmarc_rules import (
     report,
 )
 from requiretls_mta.checks.dnswl_health import first_of_all
-from requiretls_mta.checks.interfaces import ICheck, ICheckPlugin, Stage, Subject, Tools, Verdict
+from requiretls_mta.checks.interfaces import Client, ICheck, ICheckPlugin, Stage, Subject, Tools, Verdict
 from requiretls_mta.checks.spf import SPFVerdict
-from requiretls_mta.checks.turns import Turns
 from requiretls_mta.message.reply import Reply
-from requiretls_mta.message.shares import site_of
 
 PATIENCE = 10.0
-QUESTIONS_AT_ONCE = 100
-"""For all messages together, by turns."""
 BAD_FROM = Reply(550, "5.7.1", "DMARC: the From field does not say in whose name the message comes")
 REJECTED = Reply(550, "5.7.1", "DMARC")
 UNANSWERED = Reply(451, "4.7.1", "DMARC cannot be evaluated now, try again later")
@@ -63,7 +59,6 @@ class DMARCCheck(Service):
     def __init__(self, tools: Tools, chance: Callable[[], float] = random.random) -> None:
         self._tools = tools
         self._chance = chance
-        self._turns = Turns(QUESTIONS_AT_ONCE)
 
     def startService(self) -> None:
         """Read the list of public suffixes, which takes a tenth of a second."""
@@ -83,17 +78,17 @@ class DMARCCheck(Service):
                 check=self.name, results=(report(finding),), refusal=BAD_FROM if action == "reject" else None
             )
         evidence = _evidence(subject.verdicts)
-        site = site_of(subject.client.address)
-        asked = [Deferred.fromCoroutine(self._of_domain(domain, evidence, site)) for domain in domains]
+        asked = [Deferred.fromCoroutine(self._of_domain(domain, evidence, subject.client)) for domain in domains]
         found = gatherResults(asked, consumeErrors=True).addErrback(first_of_all)
         found.addTimeout(PATIENCE, self._tools.clock, onTimeoutCancel=lambda *_: [_unknown(d) for d in domains])
         return found.addCallback(self._conclude, action)
 
-    async def _of_domain(self, domain: str, evidence: Evidence, site: str) -> Finding:
+    async def _of_domain(self, domain: str, evidence: Evidence, client: Client) -> Finding:
+        resolver = self._tools.resolver_of(client.address)
         its_organization = organization(domain)
         # `localhost` and its like have no policy, and no name server that would know it.
         for owner in dict.fromkeys((domain, its_organization)) if "." in domain else ():
-            answer = await self._turns.run(site, self._tools.resolver.resolve, f"_dmarc.{owner}.", "TXT")
+            answer = await resolver.resolve(f"_dmarc.{owner}.", "TXT")
             if answer.is_failure:
                 return _unknown(domain)
             try:

@@ -47,7 +47,7 @@ class Whitelist:
     def __init__(self, settings: ListSettings, tools: Tools, chance: Callable[[], float] = random.random) -> None:
         self.settings = settings
         self._clock = tools.clock
-        self._resolver = tools.resolver
+        self._resolver_of = tools.resolver_of
         self._under_way: Counter[ClientIP] = Counter()
         self._shares = Shares(MOST_AT_ONCE)
         self.health = Health(settings, clock=tools.clock, resolver=tools.resolver, events=tools.events, chance=chance)
@@ -70,11 +70,12 @@ class Whitelist:
     async def _ask(self, client: ClientIP) -> Finding:
         self._under_way[client] += 1
         settings, name = self.settings, query_name(client, self.settings.zone)
-        a = self._resolver.resolve(name, "A")
+        resolver = self._resolver_of(str(client))
+        a = resolver.resolve(name, "A")
         trouble = self.health.trouble(client)
-        txt = self._resolver.resolve(name, "TXT") if settings.txt != "off" else None
+        txt = resolver.resolve(name, "TXT") if settings.txt != "off" else None
         # The root is signed: a server that cannot say so does not validate, and its silence on AD means nothing.
-        root = self._resolver.resolve(".", "SOA") if not settings.is_mirror else None
+        root = resolver.resolve(".", "SOA") if not settings.is_mirror else None
         try:
             answer = await a
             finding = judge(answer, settings)

@@ -91,11 +91,18 @@ class Tools:
 
     clock: IReactorTime
     resolver: Resolver
+    """For what no client brings about; a client's questions go to `resolver_of` its address."""
     events: Events
     settings: Callable[[str], Any] = lambda _: None
     """The settings in force of the check by that name; None: the configuration knows none."""
     in_thread: Callable[..., Deferred[Any]] = maybeDeferred
     """Runs a function that takes its time, with these arguments, where it keeps nobody waiting."""
+    resolver_of: Callable[[str | None], Resolver] = attrs.field()
+    """The resolver with the share of the client at that address (`Client.address`)."""
+
+    @resolver_of.default
+    def _the_same(self) -> Callable[[str | None], Resolver]:
+        return lambda _: self.resolver
 
 
 class ICheck(Interface):

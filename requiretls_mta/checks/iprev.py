@@ -66,11 +66,11 @@ class IPRevCheck:
 
     async def _answers(self, client: ClientIP, names: list[str], rdtype: str) -> list[Answer]:
         """One for each name; none at all when too many questions are open."""
-        site = site_of(str(client))
+        site, resolver = site_of(str(client)), self._tools.resolver_of(str(client))
         if not self._shares.enter(site, len(names)):
             return []
         try:
-            asked = [self._tools.resolver.resolve(name, rdtype) for name in names]
+            asked = [resolver.resolve(name, rdtype) for name in names]
             return await gatherResults(asked, consumeErrors=True).addErrback(first_of_all)
         finally:
             self._shares.leave(site, len(names))

@@ -81,7 +81,8 @@ class SPFCheck:
         return evaluated.addCallback(self._found, identity, settings, subject.client.session)
 
     async def _evaluate(self, identity: Identity) -> Outcome:
-        evaluation, site = check_host(identity), site_of(str(identity.client))
+        evaluation, client = check_host(identity), str(identity.client)
+        site, resolve = site_of(client), self._tools.resolver_of(client).resolve
         answers: Any = None  # there are none yet
         while True:
             try:
@@ -89,7 +90,7 @@ class SPFCheck:
             except StopIteration as end:
                 outcome: Outcome = end.value
                 return outcome
-            turns = [self._turns.run(site, self._tools.resolver.resolve, *question) for question in questions]
+            turns = [self._turns.run(site, resolve, *question) for question in questions]
             asked = [Deferred.fromCoroutine(turn) for turn in turns]
             answers = tuple(await gatherResults(asked, consumeErrors=True).addErrback(first_of_all))
 

@@ -45,7 +45,7 @@ class StubResolver:
     @property
     def for_strangers(self) -> Resolver:
         """The same for questions that strangers choose: they never take the last look-ups from those who deliver."""
-        return _ForStrangers(self._resolve, self._settings.in_flight - self._settings.reserved)
+        return _ForStrangers(self._resolve, self._settings.for_strangers)
 
     def _resolve(self, name: str, rdtype: str, most: int) -> Deferred[Answer]:
         parsed = wire.parse_name(name)

@@ -28,6 +28,11 @@ class Settings:
     mix_case: bool | None = None
     """Random letter case in questions against forged replies; None: towards all but loopback servers."""
 
+    @property
+    def for_strangers(self) -> int:
+        """Look-ups under way at once that strangers bring about."""
+        return self.in_flight - self.reserved
+
     def mixes_case(self, server: Server) -> bool:
         """Whether questions to that server are written in random case."""
         return not is_loopback(server[0]) if self.mix_case is None else self.mix_case

@@ -21,6 +21,7 @@ from zope.interface import implementer
 
 from requiretls_mta.checks.interfaces import Client, Tools
 from requiretls_mta.checks.pipeline import Pipeline, load_checks
+from requiretls_mta.checks.sharing import SharedResolver
 from requiretls_mta.delivery.maildir import MaildirSettings, MaildirTransport
 from requiretls_mta.dns import resolvconf
 from requiretls_mta.dns.answer import Resolver
@@ -117,13 +118,16 @@ class _House:
         self.policies: Policies = policies(config)
         self.relay: RelaySettings | None = None
         servers = [show_server(server) for server in config.dns.servers]
-        stub = StubResolver(reactor, resolvconf.settings(servers, config.dns.trust_ad, config.dns.timeout))
+        dns = resolvconf.settings(servers, config.dns.trust_ad, config.dns.timeout)
+        stub = StubResolver(reactor, dns)
         self.resolver = resolver or stub
         self.checks_pool = ThreadPool(0, CHECK_THREADS, name="checks")
+        strangers = resolver or stub.for_strangers
         self.checks = load_checks(
             Tools(
                 clock=reactor,
-                resolver=resolver or stub.for_strangers,
+                resolver=strangers,
+                resolver_of=SharedResolver(strangers, dns.for_strangers).of,
                 events=events,
                 settings=self._check_settings,
                 in_thread=partial(deferToThreadPool, reactor, self.checks_pool),

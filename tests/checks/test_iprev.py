@@ -111,6 +111,8 @@ def test_one_client_with_many_sessions_takes_half():
     waiting = [bench.begin() for _ in range(QUESTIONS_AT_ONCE)]
     assert sum(not one.called for one in waiting) == QUESTIONS_AT_ONCE // 2
     assert not bench.begin("192.0.2.2").called
+    bench.clock.advance(PATIENCE)
+    assert bench.resolver.waiting == []
 
 
 def test_slow_zones_take_the_resolver_from_nobody():

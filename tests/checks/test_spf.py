@@ -207,6 +207,8 @@ def test_one_client_with_many_sessions_keeps_only_himself_waiting(host):
     assert len(bench.resolver.waiting) == QUESTIONS_AT_ONCE // 2
     bench.begin(Address("a", "d999.example"), "192.0.2.1")
     assert bench.resolver.waiting[-1][0] == "d999.example."
+    bench.clock.advance(PATIENCE)
+    assert bench.resolver.waiting == []
 
 
 def test_many_who_wait_for_the_same_are_answered_without_end():
