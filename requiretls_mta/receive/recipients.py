@@ -106,6 +106,14 @@ def needs_mailbox(address: Address, settings: Settings) -> bool:
     )
 
 
+def has_mailbox(address: Address, settings: Settings) -> bool:
+    """Whether mail that has come as far as delivery belongs into a mailbox; where that is not known, all of it does."""
+    if settings.recipients is None or address.key in settings.recipients:
+        return True
+    # An alias that names itself means the mailbox behind it.
+    return address.key in settings.aliases or address.key in settings.lists or is_postmaster(address, settings)
+
+
 def is_postmaster(address: Address, settings: Settings) -> bool:
     """Whether this is the postmaster whom every host must take (RFC 5321 4.5.1)."""
     if address.local.lower() != "postmaster":

@@ -23,6 +23,7 @@ from requiretls_mta.checks.interfaces import Client, Tools
 from requiretls_mta.checks.pipeline import Pipeline, load_checks
 from requiretls_mta.checks.sharing import SharedResolver
 from requiretls_mta.delivery.maildir import MaildirSettings, MaildirTransport
+from requiretls_mta.delivery.nobody import NobodyTransport
 from requiretls_mta.dns import resolvconf
 from requiretls_mta.dns.answer import Resolver
 from requiretls_mta.dns.resolver import StubResolver
@@ -35,6 +36,7 @@ from requiretls_mta.queue.writer import Writer
 from requiretls_mta.receive.admission import Admission
 from requiretls_mta.receive.rates import Rates
 from requiretls_mta.receive.reception import ReceptionStation
+from requiretls_mta.receive.recipients import has_mailbox
 from requiretls_mta.receive.responders import AutoReplies
 from requiretls_mta.receive.signing import Signer
 from requiretls_mta.relay.callout import Callout
@@ -140,6 +142,7 @@ class _House:
         self.rates = Rates(reactor.seconds)
         self.store = SQLiteStore(reactor, shard(config.state), wall=wall, writer=Writer(reactor))
         self.mailbox_pool = ThreadPool(0, MAILBOX_THREADS, name="mailboxes")
+        self.nobody = NobodyTransport()
         self.maildir = MaildirTransport(reactor, self.mailbox_pool, self._maildir_settings, wall)
         self.sts = self._sts() if config.mta_sts.enabled else None
         self.finder = RouteFinder(self.resolver, lambda: self.policies.lookup, policies=self.sts)
@@ -234,6 +237,8 @@ class _House:
         now = self.policies
         domain = recipient.address.domain
         if now.maildir is not None and now.receive.is_local(domain):
+            if not has_mailbox(recipient.address, now.receive):
+                return Way(self.nobody, "nobody", MAILBOX_THREADS)
             return Way(self.maildir, "maildir", MAILBOX_THREADS)
         level = now.levels.of(domain)
         return Way(

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.lab.mta import MTA, free_port
+from tests.lab.mta import MTA, Report, free_port
 from tests.smtp.fake_mx import FakeMX
 
 ADDRESS = "127.0.0.95"
@@ -105,3 +105,45 @@ def test_details_and_a_catch_all(tmp_path):
         assert sorted(path.name for path in (tmp_path / "mail" / "here.test").iterdir()) == ["ann", "bob"]
     finally:
         assert mta.stop() == 0
+
+
+def test_nobody_gets_a_mailbox_by_being_written_to(tmp_path):
+    """A forged sender who is asked to be told, and an alias that leads astray: 5.1.1, as RCPT would have said."""
+    delivery = f'maildir = "{tmp_path}/mail/{{domain}}/{{local}}"\nrecipients = "known"'
+    aliases = '"astray@here.test" = "typo@here.test"\n"self@here.test" = ["self@here.test", "ann@here.test"]'
+    mta = instance(tmp_path, delivery, aliases)
+    (tmp_path / "known").write_text("ann@here.test\nbob@here.test\n")
+    mta.start()
+    try:
+        with smtplib.SMTP(*mta.probe, timeout=20) as client:
+            for sender, to in (
+                ("forged@here.test", "ann@here.test"),
+                ("bob@here.test", "astray@here.test"),
+                ("bob@here.test", "self@here.test"),
+                ("bob@here.test", "postmaster@here.test"),
+            ):
+                client.sendmail(sender, to, b"Subject: x\r\n\r\nhi\r\n", rcpt_options=["NOTIFY=SUCCESS,FAILURE"])
+        told = [Report(octets) for octets in mta.mail("bob@here.test", 3)]
+        assert sorted(block["Action"] for got in told for block in got.recipients) == [
+            "delivered",
+            "expanded",
+            "failed",
+        ]
+        (failed,) = [got for got in told if got.recipients[0]["Action"] == "failed"]
+        assert failed.status == "5.1.1" and "typo@here.test" in failed.recipients[0]["Final-Recipient"]
+        (discarded,) = until(lambda: mta.events("discarded"))
+        assert discarded["reason"] == "a report that cannot be delivered ends there"
+        assert len(mta.mail("ann@here.test", 2)) == 2
+        boxes = sorted(path.name for path in (tmp_path / "mail" / "here.test").iterdir())
+        assert boxes == ["ann", "bob", "postmaster", "self"]
+    finally:
+        assert mta.stop() == 0
+
+
+def until(found, seconds=20):
+    """Wait for something."""
+    end = time.monotonic() + seconds
+    while not (got := found()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return got
