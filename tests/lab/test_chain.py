@@ -15,8 +15,9 @@ from tests.lab.test_tag import starttls
 from tests.report.rfc3464 import read
 from tests.smtp.fake_mx import FakeMX
 
-A, B, C, WEAK = (f"127.0.3.{n}" for n in range(1, 5))
-"""Where the sender lives; where aliases and lists are; where members live; a host that lacks the keyword."""
+A, B, C, WEAK, CHURN, NODSN, DOWN = (f"127.0.3.{n}" for n in range(1, 8))
+"""Where the sender lives; where aliases and lists are; where members live; hosts that lack the keyword, lose it, do
+not speak DSN; and where nobody listens."""
 HOSTS = {"a": A, "b": B, "c": C}
 MEMBERS = {
     "team": ["one@c.test", "gone@c.test", "two@weak.test"],
@@ -30,6 +31,8 @@ ALIASES = """\
 "friends@b.test" = ["friend@c.test", "anna@b.test"]
 "x@b.test" = "x@weak.test"
 "gone@b.test" = "gone@c.test"
+"nodsn@b.test" = "x@nodsn.test"
+"late@b.test" = "x@down.test"
 "@old.test" = "anna+old@c.test"
 """
 BODY = b"Date: Wed, 25 Nov 2026 12:00:00 +0000\r\nSubject: the secret subject\r\n\r\nthe secret body\r\n"
@@ -40,17 +43,20 @@ ASKED = ("NOTIFY=SUCCESS,FAILURE,DELAY", "ORCPT=rfc822;Orig+2BX@x.test")
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory):
     folder = tmp_path_factory.mktemp("chain")
-    port, ca = free_port(A, B, C, WEAK), CA(folder / "ca")
+    port, ca = free_port(A, B, C, WEAK, CHURN, NODSN, DOWN), CA(folder / "ca")
     with contextlib.ExitStack() as stack:
         lab = stack.enter_context(Lab(folder))
-        for name, address in {**HOSTS, "weak": WEAK}.items():
+        for name, address in {**HOSTS, "weak": WEAK, "churn": CHURN, "nodsn": NODSN, "down": DOWN}.items():
             lab.zone(f"{name}.test", [f"@ MX 10 mx.{name}.test.", f"mx A {address}"])
         # Everybody in it is somebody at the third hop.
         lab.zone("old.test", ["@ MX 10 mx.b.test."])
         lab.start()
         chain = SimpleNamespace(folder=folder, port=port, ca=ca, resolver=":".join(map(str, lab.resolver_address)))
         chain.weak = FakeMX(WEAK, port, files=ca.host("mx.weak.test"), inside=("PIPELINING",))
-        stack.callback(chain.weak.close)
+        chain.nodsn = FakeMX(NODSN, port, files=ca.host("mx.nodsn.test"), inside=("PIPELINING", "REQUIRETLS"))
+        chain.churn = FakeMX(CHURN, port, files=ca.host("mx.churn.test"), replies={"MAIL": ["450 4.2.0 later"]})
+        for server in (chain.weak, chain.nodsn, chain.churn):
+            stack.callback(server.close)
         for name in HOSTS:
             mta = instance(chain, name)
             stack.callback(mta.stop)
@@ -93,7 +99,11 @@ servers = ["{chain.resolver}"]
 [relay]
 port = {chain.port}
 trust = "{chain.ca.roots}"
-retry = ["1s"]
+retry = ["2s"]
+delay_warning = "2s"
+idle = "1s"
+[requiretls]
+lifetime = "5s"
 """,
         (HOSTS[name], chain.port),
     )
@@ -164,6 +174,44 @@ def test_a_failing_hop_comes_back_protected(chain, to, reporter):
         sent = settled(getattr(chain, reporter), "delivered", recipient=sender)
         assert (sent["requiretls"], sent["keyword"], sent["sender"]) == ("required", True, "")
     assert b"secret" not in chain.weak.tls + chain.weak.clear
+
+
+def test_b07_what_a_host_without_dsn_took_is_told_protected(chain):
+    """The middle says "relayed" to the sender: tagged, the header only, as RFC 8689 5 wants of failures."""
+    send(chain, "nodsn@a.test", "nodsn@b.test", rcpt=ASKED)
+    (octets,) = chain.a.mail("nodsn@a.test")
+    got = read(octets)
+    assert hops(octets) == tagged("mx.a.test")
+    (block,) = got.recipients
+    assert (block["Action"], block["Status"], block["Remote-MTA"]) == ("relayed", "2.0.0", "dns; mx.nodsn.test")
+    assert block["Original-Recipient"] == "rfc822;Orig+X@x.test"
+    assert got.kind == "text/rfc822-headers" and b"the secret body" not in octets
+    mail, rcpt = (line for line in chain.nodsn.tls.split(b"\r\n") if line[:4] in (b"MAIL", b"RCPT"))
+    assert mail.endswith(b" REQUIRETLS") and rcpt == b"RCPT TO:<x@nodsn.test>"
+
+
+def test_b09_a_delay_and_the_end_of_it_are_told_protected(chain):
+    """Nobody listens behind the middle: a warning, and the failure at the end of the time for tagged mail."""
+    send(chain, "late@a.test", "late@b.test", rcpt=ASKED)
+    delayed, failed = map(read, chain.a.mail("late@a.test", 2))
+    for got, action, status in ((delayed, "delayed", "4.4.1"), (failed, "failed", "5.4.7")):
+        assert hops(got.message.as_bytes()) == tagged("mx.a.test")
+        (block,) = got.recipients
+        assert (block["Action"], block["Status"]) == (action, status)
+        assert "connect" in block["Diagnostic-Code"] and block["Original-Recipient"] == "rfc822;Orig+X@x.test"
+        assert got.kind == "text/rfc822-headers" and b"the secret subject" in got.returned
+        assert "secret" not in got.message["Subject"]
+
+
+def test_p08_each_attempt_looks_anew_at_what_a_host_can(chain):
+    """The keyword was there when the host said "later", and is gone when we come again: 5.7.30, nothing was sent."""
+    send(chain, "churn@a.test", "x@churn.test")
+    settled(chain.a, "deferred", sender="churn@a.test")
+    chain.churn.options["inside"] = ("PIPELINING",)
+    got = read(chain.a.mail("churn@a.test")[0])
+    assert got.recipients[0]["Status"] == "5.7.30"
+    assert "450 4.2.0 later" in " ".join(got.text.split()), got.text
+    assert chain.churn.messages == [] and b"RCPT" not in chain.churn.tls.rpartition(b"EHLO")[2]
 
 
 def test_b14_a_list_in_the_middle_and_what_its_owner_hears(chain):
