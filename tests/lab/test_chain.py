@@ -15,9 +15,9 @@ from tests.lab.test_tag import starttls
 from tests.report.rfc3464 import read
 from tests.smtp.fake_mx import FakeMX
 
-A, B, C, WEAK, CHURN, NODSN, DOWN = (f"127.0.3.{n}" for n in range(1, 8))
+A, B, C, WEAK, CHURN, NODSN, KEEPS, DOWN = (f"127.0.3.{n}" for n in range(1, 9))
 """Where the sender lives; where aliases and lists are; where members live; hosts that lack the keyword, lose it, do
-not speak DSN; and where nobody listens."""
+not speak DSN, have everything; and where nobody listens."""
 HOSTS = {"a": A, "b": B, "c": C}
 MEMBERS = {
     "team": ["one@c.test", "gone@c.test", "two@weak.test"],
@@ -35,6 +35,12 @@ ALIASES = """\
 "late@b.test" = "x@down.test"
 "@old.test" = "anna+old@c.test"
 """
+RULE = """\
+[[requiretls.rule]]
+sender = "legal@a.test"
+require = true
+floor = true
+"""
 BODY = b"Date: Wed, 25 Nov 2026 12:00:00 +0000\r\nSubject: the secret subject\r\n\r\nthe secret body\r\n"
 SENT = ("REQUIRETLS", "ENVID=env+2B1", "RET=FULL")
 ASKED = ("NOTIFY=SUCCESS,FAILURE,DELAY", "ORCPT=rfc822;Orig+2BX@x.test")
@@ -43,10 +49,17 @@ ASKED = ("NOTIFY=SUCCESS,FAILURE,DELAY", "ORCPT=rfc822;Orig+2BX@x.test")
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory):
     folder = tmp_path_factory.mktemp("chain")
-    port, ca = free_port(A, B, C, WEAK, CHURN, NODSN, DOWN), CA(folder / "ca")
+    port, ca = free_port(A, B, C, WEAK, CHURN, NODSN, KEEPS, DOWN), CA(folder / "ca")
     with contextlib.ExitStack() as stack:
         lab = stack.enter_context(Lab(folder))
-        for name, address in {**HOSTS, "weak": WEAK, "churn": CHURN, "nodsn": NODSN, "down": DOWN}.items():
+        for name, address in {
+            **HOSTS,
+            "weak": WEAK,
+            "churn": CHURN,
+            "nodsn": NODSN,
+            "keeps": KEEPS,
+            "down": DOWN,
+        }.items():
             lab.zone(f"{name}.test", [f"@ MX 10 mx.{name}.test.", f"mx A {address}"])
         # Everybody in it is somebody at the third hop.
         lab.zone("old.test", ["@ MX 10 mx.b.test."])
@@ -55,7 +68,8 @@ def chain(tmp_path_factory):
         chain.weak = FakeMX(WEAK, port, files=ca.host("mx.weak.test"), inside=("PIPELINING",))
         chain.nodsn = FakeMX(NODSN, port, files=ca.host("mx.nodsn.test"), inside=("PIPELINING", "REQUIRETLS"))
         chain.churn = FakeMX(CHURN, port, files=ca.host("mx.churn.test"), replies={"MAIL": ["450 4.2.0 later"]})
-        for server in (chain.weak, chain.nodsn, chain.churn):
+        chain.keeps = FakeMX(KEEPS, port, files=ca.host("mx.keeps.test"), replies={"MAIL": ["450 4.2.0 later"]})
+        for server in (chain.weak, chain.nodsn, chain.churn, chain.keeps):
             stack.callback(server.close)
         for name in HOSTS:
             mta = instance(chain, name)
@@ -77,7 +91,7 @@ owner = "{each}-owner@a.test"
 members_file = "{chain.folder}/{each}"
 requiretls = "{"ignore" if each == "open" else "inherit"}"
 """
-    further = {"b": ALIASES + lists, "c": '"gone@c.test" = "x@weak.test"'}
+    further = {"a": RULE, "b": ALIASES + lists, "c": '"gone@c.test" = "x@weak.test"'}
     return MTA(
         folder,
         f"""hostname = "mx.{name}.test"
@@ -109,14 +123,14 @@ lifetime = "5s"
     )
 
 
-def send(chain, sender, to, *, mail=SENT, rcpt=()):
+def send(chain, sender, to, *, mail=SENT, rcpt=(), body=BODY):
     """Give a message to the first hop, inside TLS; its queue id there."""
     with smtplib.SMTP(A, chain.port, timeout=10) as client:
         starttls(client)
         client.ehlo("client.test")
         assert client.mail(sender, mail)[0] == 250
         assert client.rcpt(to, rcpt)[0] == 250
-        return client.data(BODY)[1].rpartition(b" ")[2].decode()
+        return client.data(body)[1].rpartition(b" ")[2].decode()
 
 
 def hops(octets):
@@ -201,6 +215,31 @@ def test_b09_a_delay_and_the_end_of_it_are_told_protected(chain):
         assert "connect" in block["Diagnostic-Code"] and block["Original-Recipient"] == "rfc822;Orig+X@x.test"
         assert got.kind == "text/rfc822-headers" and b"the secret subject" in got.returned
         assert "secret" not in got.message["Subject"]
+
+
+def test_what_the_sender_asked_for_outlives_a_crash(chain):
+    """Each parameter as it came, but RET, to a host that speaks DSN; taken before the kill, given to it behind it."""
+    send(chain, "keeps@a.test", "x@keeps.test", rcpt=ASKED)
+    settled(chain.a, "deferred", sender="keeps@a.test")
+    chain.a.kill()
+    chain.a.start()
+    settled(chain.a, "delivered", sender="keeps@a.test")
+    *_, mail, rcpt = (line for line in chain.keeps.tls.split(b"\r\n") if line[:5] in (b"MAIL ", b"RCPT "))
+    assert mail.startswith(b"MAIL FROM:<keeps@a.test> ")
+    assert set(mail.split()[2:]) >= {b"REQUIRETLS", b"RET=HDRS", b"ENVID=env+2B1"}
+    assert rcpt == b"RCPT TO:<x@keeps.test> NOTIFY=DELAY,FAILURE,SUCCESS ORCPT=rfc822;Orig+2BX@x.test"
+    assert chain.a.mailbox("keeps@a.test") == []
+
+
+def test_p01_p02_a_rule_upgrades_for_the_whole_way(chain):
+    """Sent as mail that even waives TLS: the floor makes it required, as log and trace tell; the field stays."""
+    body = b"TLS-Required: No\r\n" + BODY
+    queue_id = send(chain, "legal@a.test", "dora@c.test", mail=(), body=body)
+    (octets,) = chain.c.mail("dora@c.test")
+    assert hops(octets) == tagged("mx.a.test", "mx.c.test") and b"\nTLS-Required: No\n" in octets
+    assert b"(requiretls) (by requiretls.rule[0])" in b" ".join(octets.split())
+    event = settled(chain.a, "queued", queue_id=queue_id)
+    assert (event["rule"], event["effect"], event["requiretls"]) == ("requiretls.rule[0]", "required", "required")
 
 
 def test_p08_each_attempt_looks_anew_at_what_a_host_can(chain):
