@@ -1,8 +1,9 @@
-"""The seam of automatic replies: what a responder is asked, and what it may say."""
+"""The seams of reception: who answers mail that has arrived, and who knows which mailboxes there are."""
 
 from __future__ import annotations
 
 import attrs
+from twisted.internet.defer import Deferred
 from twisted.plugin import IPlugin
 from zope.interface import Attribute
 
@@ -34,4 +35,15 @@ class IResponder(IPlugin):
 
         `header` is the header section with its last CRLF, at most 64 KiB, as it came: hostile. Asked only when
         RFC 3834 allows an answer. A responder that raises, or answers something else, is logged and has not answered.
+        """
+
+
+class IRecipients(IPlugin):
+    """What `twisted.plugin` finds: whoever knows mailboxes of the local domains (`delivery.recipients = "plugin"`)."""
+
+    def has_mailbox(address: Address) -> bool | Deferred[bool]:
+        """Whether there is this mailbox. Called on the reactor thread: must not block.
+
+        Asked at RCPT, of what is neither alias nor list nor the postmaster's. True is remembered for an hour, anything
+        else is a no, for five minutes. What raises, fails or takes longer than 15 s: 451 4.3.0, not remembered.
         """

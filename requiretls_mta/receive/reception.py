@@ -27,7 +27,7 @@ from requiretls_mta.receive.authority import authority
 from requiretls_mta.receive.lists import ListLoopError
 from requiretls_mta.receive.promise import Share, shares
 from requiretls_mta.receive.rates import Rates
-from requiretls_mta.receive.recipients import AliasLoopError, complete, is_postmaster, needs_mailbox, refusal
+from requiretls_mta.receive.recipients import AliasLoopError, complete, is_postmaster, mailbox, needs_mailbox, refusal
 from requiretls_mta.receive.rules import Facts, without_suffix
 from requiretls_mta.receive.settings import Settings
 from requiretls_mta.receive.signing import Signer
@@ -101,7 +101,7 @@ class Reception:
         ask = self._station.callout if self._settings.callout else None
         if refused is not None or ask is None or not needs_mailbox(address, self._settings):
             return refused or reply.RECIPIENT_OK
-        answer = ask(address)
+        answer = ask(mailbox(address, self._settings))
         if isinstance(answer, Deferred):
             return answer.addCallback(lambda unknown: unknown or reply.RECIPIENT_OK)
         return answer or reply.RECIPIENT_OK

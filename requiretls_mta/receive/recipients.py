@@ -106,12 +106,11 @@ def needs_mailbox(address: Address, settings: Settings) -> bool:
     )
 
 
-def has_mailbox(address: Address, settings: Settings) -> bool:
-    """Whether mail that has come as far as delivery belongs into a mailbox; where that is not known, all of it does."""
-    if settings.recipients is None or address.key in settings.recipients:
-        return True
+def is_named(address: Address, settings: Settings) -> bool:
+    """Whether the configuration itself names this mailbox, so that nobody has to be asked for it."""
+    known = settings.recipients is not None and address.key in settings.recipients
     # An alias that names itself means the mailbox behind it.
-    return address.key in settings.aliases or address.key in settings.lists or is_postmaster(address, settings)
+    return known or address.key in settings.aliases or address.key in settings.lists or is_postmaster(address, settings)
 
 
 def is_postmaster(address: Address, settings: Settings) -> bool:

@@ -41,7 +41,7 @@ class Settings:
     recipients: frozenset[str] | None = None
     """`Address.key` of all who have a mailbox in the local domains; None: that is not known here."""
     callout: bool = False
-    """Whether the server that delivers is asked for them."""
+    """Whether somebody is asked for them."""
     rules: tuple[Rule, ...] = ()
     """Who requires TLS without asking; the first that matches counts."""
     honor_header: str = "any"

@@ -1,9 +1,9 @@
-"""Call-outs: whether a mailbox exists is asked of the server that delivers, by a transaction without a message."""
+"""Call-outs: whether a mailbox exists is asked, mostly of the server that delivers, and the answer remembered."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 import attrs
@@ -19,9 +19,9 @@ from requiretls_mta.relay.settings import RelaySettings
 from requiretls_mta.smtp.client import ClientSession, SessionLostError
 
 AT_ONCE = 10
-"""Sessions with the server for call-outs."""
+"""Questions that are asked at once, each in a session of its own."""
 MOST_WAITING = 200
-"""Questions that are open at once; whoever comes then hears 451."""
+"""Questions that are open; whoever comes then hears 451."""
 DEADLINE = 15.0
 """Seconds for an answer, the wait for a session included."""
 KNOWN_FOR, UNKNOWN_FOR = 3600.0, 300.0
@@ -40,6 +40,10 @@ class Finder(Protocol):
         """Their addresses."""
 
 
+Question = Callable[[Address], Coroutine[Any, Any, Reply | None]]
+"""Why mail for an address of a local domain is not taken, or None; it may raise."""
+
+
 @attrs.frozen
 class _Answer:
     refused: Reply | None
@@ -49,13 +53,9 @@ class _Answer:
 class Callout:
     """Asks, and remembers the answers."""
 
-    def __init__(
-        self, clock: Any, finder: Finder, settings: Callable[[], RelaySettings], connect: Connect | None = None
-    ) -> None:
+    def __init__(self, clock: Any, question: Question) -> None:
         self._clock = clock
-        self._finder = finder
-        self._settings = settings
-        self._connect = connect or connector(clock)
+        self._question = question
         self._answers: OrderedDict[str, _Answer] = OrderedDict()
         self._asking: dict[str, list[Deferred[Reply | None]]] = {}
         self._open = 0
@@ -77,7 +77,7 @@ class Callout:
             waiters.append(waiter)
             return waiter
         self._asking[key] = [waiter]
-        asked = self._turn.run(lambda: Deferred.fromCoroutine(self._asked(address)))
+        asked = self._turn.run(lambda: Deferred.fromCoroutine(self._question(address)))
         self._running.add(asked)
         asked.addTimeout(DEADLINE, self._clock)
         # Whatever went wrong: nobody is turned away for good for our own trouble.
@@ -103,7 +103,20 @@ class Callout:
         for waiter in waiters:
             waiter.callback(refused)
 
-    async def _asked(self, address: Address) -> Reply | None:
+
+class OfServer:
+    """The question to the server that delivers: a transaction without a message."""
+
+    def __init__(
+        self, clock: Any, finder: Finder, settings: Callable[[], RelaySettings], connect: Connect | None = None
+    ) -> None:
+        self._clock = clock
+        self._finder = finder
+        self._settings = settings
+        self._connect = connect or connector(clock)
+
+    async def __call__(self, address: Address) -> Reply | None:
+        """The answer; of a server that cannot be asked, that it cannot be told."""
         settings = self._settings()
         route = await self._finder.find(address.domain, policy=False)
         for host in route.hosts if isinstance(route, Route) else ():
@@ -113,7 +126,7 @@ class Callout:
                 if isinstance(line, Cause):
                     continue
                 try:
-                    return await _question(line.session, address, settings)
+                    return await _transaction(line.session, address, settings)
                 except SessionLostError:
                     continue
                 finally:
@@ -121,7 +134,7 @@ class Callout:
         return reply.CANNOT_VERIFY
 
 
-async def _question(session: ClientSession, address: Address, settings: RelaySettings) -> Reply | None:
+async def _transaction(session: ClientSession, address: Address, settings: RelaySettings) -> Reply | None:
     address, utf8 = Address(address.local, ascii_domain(address.domain)), ""
     if not address.is_ascii:
         if "SMTPUTF8" not in session.offers:

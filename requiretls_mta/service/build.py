@@ -22,8 +22,8 @@ from zope.interface import implementer
 from requiretls_mta.checks.interfaces import Client, Tools
 from requiretls_mta.checks.pipeline import Pipeline, load_checks
 from requiretls_mta.checks.sharing import SharedResolver
+from requiretls_mta.delivery.known import KnownMailboxes
 from requiretls_mta.delivery.maildir import MaildirSettings, MaildirTransport
-from requiretls_mta.delivery.nobody import NobodyTransport
 from requiretls_mta.dns import resolvconf
 from requiretls_mta.dns.answer import Resolver
 from requiretls_mta.dns.resolver import StubResolver
@@ -36,10 +36,8 @@ from requiretls_mta.queue.writer import Writer
 from requiretls_mta.receive.admission import Admission
 from requiretls_mta.receive.rates import Rates
 from requiretls_mta.receive.reception import ReceptionStation
-from requiretls_mta.receive.recipients import has_mailbox
 from requiretls_mta.receive.responders import AutoReplies
 from requiretls_mta.receive.signing import Signer
-from requiretls_mta.relay.callout import Callout
 from requiretls_mta.relay.destination import Way
 from requiretls_mta.relay.lookup import RouteFinder
 from requiretls_mta.relay.manager import RelayManager
@@ -58,6 +56,7 @@ from requiretls_mta.service.config_sections import Listen
 from requiretls_mta.service.control import Controls, ControlSocket
 from requiretls_mta.service.events import Subscribers
 from requiretls_mta.service.listeners import Binding, Listeners
+from requiretls_mta.service.mailboxes import Mailboxes
 from requiretls_mta.service.mta import MTA, Parts
 from requiretls_mta.service.policies import Policies, policies, relay_settings, session_settings, with_files
 from requiretls_mta.service.state import prepare_state, shard
@@ -142,7 +141,6 @@ class _House:
         self.rates = Rates(reactor.seconds)
         self.store = SQLiteStore(reactor, shard(config.state), wall=wall, writer=Writer(reactor))
         self.mailbox_pool = ThreadPool(0, MAILBOX_THREADS, name="mailboxes")
-        self.nobody = NobodyTransport()
         self.maildir = MaildirTransport(reactor, self.mailbox_pool, self._maildir_settings, wall)
         self.sts = self._sts() if config.mta_sts.enabled else None
         self.finder = RouteFinder(self.resolver, lambda: self.policies.lookup, policies=self.sts)
@@ -158,7 +156,8 @@ class _House:
             transcribes=self.tracing.transcribes,
         )
         reports = Reports(settings=lambda: self.policies.reports, new_id=self.store.new_id, wall=wall, events=told)
-        self.callout = Callout(reactor, self.finder, self._relay_settings)
+        self.mailboxes = Mailboxes(reactor, self.finder, self._relay_settings, lambda: self.policies)
+        self.known = KnownMailboxes(self.maildir, self.mailboxes.why_none)
         replies: AutoReplies | None
         self.answered: Answered | None
         replies, self.answered = auto_replies(
@@ -237,9 +236,8 @@ class _House:
         now = self.policies
         domain = recipient.address.domain
         if now.maildir is not None and now.receive.is_local(domain):
-            if not has_mailbox(recipient.address, now.receive):
-                return Way(self.nobody, "nobody", MAILBOX_THREADS)
-            return Way(self.maildir, "maildir", MAILBOX_THREADS)
+            is_known = now.config.delivery.recipients == "any"
+            return Way(self.maildir if is_known else self.known, "maildir", MAILBOX_THREADS)
         level = now.levels.of(domain)
         return Way(
             self.manager, f"{self.finder.key(domain)} {level.value}", now.config.relay.connections_per_destination
@@ -293,7 +291,7 @@ class _House:
                     decisions=self.tracing.events,
                     wall=self.wall,
                     trusted=listen.trusted,
-                    callout=self.callout.ask,
+                    callout=self.mailboxes.ask,
                     rates=self.rates,
                     signer=self.signer,
                 ),
@@ -410,7 +408,7 @@ class _House:
 
     async def _closed(self) -> None:
         self.manager.close()
-        self.callout.close()
+        self.mailboxes.close()
         for check in self.checks:
             if IService.providedBy(check):
                 await maybeDeferred(check.stopService)

@@ -10,11 +10,13 @@ from typing import Any
 import attrs
 
 from requiretls_mta.message.addresses_file import AddressesError, read_addresses
+from requiretls_mta.receive.known import load_recipients
 from requiretls_mta.receive.lists import MOST_MEMBERS
 from requiretls_mta.receive.recipients import MOST_KNOWN
 from requiretls_mta.receive.signing_keys import ALLOWED, SigningKeyError, keys_of, read_key
 from requiretls_mta.service.config import Config, as_toml_tables
 from requiretls_mta.service.config_errors import Path_, Problem, dotted
+from requiretls_mta.service.config_sections import RECIPIENT_WORDS
 from requiretls_mta.service.config_types import StoreURL
 from requiretls_mta.service.policies import Policies
 
@@ -93,7 +95,7 @@ def _bad_addresses(config: Config, unread: set[str]) -> Iterator[Problem]:
     files: list[tuple[Path_, Path, int]] = [
         (("list", index, "members_file"), entry.members_file, MOST_MEMBERS) for index, entry in enumerate(config.lists)
     ]
-    if config.delivery.recipients not in ("any", "callout"):
+    if config.delivery.recipients not in RECIPIENT_WORDS:
         files.append((("delivery", "recipients"), Path(config.delivery.recipients), MOST_KNOWN))
     for key, path, most in files:
         try:
@@ -118,6 +120,8 @@ def cautions(found: Policies) -> list[str]:
     """What an operator should know of valid policies with what stands in their files."""
     config, signing = found.config, found.receive.signing
     told = [caution for keys in signing.values() for key in keys for caution in key.cautions]
+    if config.delivery.recipients == "plugin" and not load_recipients():
+        told.append("delivery.recipients: no plugin is installed; mail for local mailboxes is put off by 451 4.3.0")
     contact = config.tlsrpt.contact
     if config.tlsrpt.enabled and not keys_of(contact.rpartition("@")[2].lower(), signing):
         # RFC 8460 3.
@@ -137,7 +141,7 @@ def _files(config: Config) -> Iterator[tuple[Path_, Path]]:
         yield ("tls", "sni", index, "key"), sni.key
     if config.relay.trust != "system":
         yield ("relay", "trust"), Path(config.relay.trust)
-    if config.delivery.recipients not in ("any", "callout"):
+    if config.delivery.recipients not in RECIPIENT_WORDS:
         yield ("delivery", "recipients"), Path(config.delivery.recipients)
     for index, entry in enumerate(config.lists):
         yield ("list", index, "members_file"), entry.members_file

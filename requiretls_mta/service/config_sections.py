@@ -91,6 +91,10 @@ class Domains:
     relay: tuple[Domain, ...] = ()
 
 
+RECIPIENT_WORDS = ("any", "callout", "plugin")
+"""How `delivery.recipients` says who exists, if not by a file."""
+
+
 @attrs.frozen(kw_only=True)
 class Delivery:
     """`[delivery]`: where mail for local domains goes."""
@@ -99,8 +103,8 @@ class Delivery:
     """An absolute path in which `{domain}`, `{local}` and `{user}` may stand."""
     lmtp: Lmtp | None = None
     """`unix:/path` or `tcp:host:port`."""
-    recipients: FileOrWord = attrs.field(default=FileOrWord("any"), metadata={"words": ("any", "callout")})
-    """`any`, `callout`, or the path of a file with one address a line."""
+    recipients: FileOrWord = attrs.field(default=FileOrWord("any"), metadata={"words": RECIPIENT_WORDS})
+    """Those words, or the path of a file with one address a line."""
     recipient_delimiter: Literal["", "+", "-", "=", "_", "."] = ""
     """What parts `user` and `detail` in a local part."""
 

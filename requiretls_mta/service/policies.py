@@ -31,7 +31,7 @@ from requiretls_mta.report.dsn import ReportSettings
 from requiretls_mta.service import config_sections as sections
 from requiretls_mta.service.config import Config
 from requiretls_mta.service.config_errors import dotted
-from requiretls_mta.service.config_sections import DNSWL
+from requiretls_mta.service.config_sections import DNSWL, RECIPIENT_WORDS
 from requiretls_mta.service.config_types import read_rate
 from requiretls_mta.service.own_addresses import OwnAddresses
 from requiretls_mta.smtp.login import Login
@@ -72,7 +72,7 @@ def policies(config: Config, generation: int = 0) -> Policies:
             recipient_delimiter=config.delivery.recipient_delimiter,
             # Behind LMTP there is a mailbox server, which can do more with the detail than we.
             strips_detail=bool(config.delivery.recipient_delimiter and config.delivery.maildir),
-            callout=config.delivery.recipients == "callout",
+            callout=config.delivery.recipients in ("callout", "plugin"),
             rules=tuple(_rule(index, entry) for index, entry in enumerate(requiretls.rule)),
             honor_header=requiretls.honor_header,
             senders=tuple(_grant(user, addresses) for user, addresses in config.access.senders.items()),
@@ -125,7 +125,7 @@ def with_files(found: Policies) -> Policies:
         for entry in config.lists
     }
     recipients = None
-    if config.delivery.recipients not in ("any", "callout"):
+    if config.delivery.recipients not in RECIPIENT_WORDS:
         known = read_addresses(Path(config.delivery.recipients), most=MOST_KNOWN)
         recipients = frozenset(address.key for address in known)
     signing: dict[str, tuple[SigningKey, ...]] = {}

@@ -31,10 +31,14 @@ packages = ["requiretls_mta.receive.plugins"]
 @pytest.fixture(scope="module")
 def python(tmp_path_factory):
     """An environment with our dependencies and this checkout on its path, in which the package was installed."""
-    folder = tmp_path_factory.mktemp("responder")
+    return with_plugin(tmp_path_factory.mktemp("responder"), "vacation", example("auto-replies.rst"))
+
+
+def with_plugin(folder, name, code):
+    """An interpreter to which a package with this module for reception was installed."""
     plugins = folder / "project" / "requiretls_mta" / "receive" / "plugins"
     plugins.mkdir(parents=True)
-    (plugins / "vacation.py").write_text(example("auto-replies.rst"))
+    (plugins / f"{name}.py").write_text(code)
     (folder / "project" / "pyproject.toml").write_text(PROJECT)
     venv.create(folder / "venv", with_pip=True)
     found = folder / "venv" / "bin" / "python"

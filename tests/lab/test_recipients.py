@@ -7,6 +7,8 @@ import time
 import pytest
 
 from tests.lab.mta import MTA, Report, free_port
+from tests.lab.test_auto_replies import with_plugin
+from tests.lab.test_plugin import example
 from tests.smtp.fake_mx import FakeMX
 
 ADDRESS = "127.0.0.95"
@@ -105,6 +107,28 @@ def test_details_and_a_catch_all(tmp_path):
         assert sorted(path.name for path in (tmp_path / "mail" / "here.test").iterdir()) == ["ann", "bob"]
     finally:
         assert mta.stop() == 0
+
+
+def test_a_plugin_is_asked(tmp_path):
+    """The one in docs/rules.rst, at RCPT and for whom an alias leads to; in doubt nobody is turned away for good."""
+    known = f'maildir = "{tmp_path}/mail/{{domain}}/{{local}}"\nrecipients = "plugin"\nrecipient_delimiter = "+"'
+    mta = instance(tmp_path, known, '"astray@here.test" = "typo@here.test"').start()
+    try:
+        assert [code for code, _ in asked(mta, "ann", "sales", "postmaster")] == [451, 250, 250]
+        assert "no plugin is installed" in mta.log.read_text()
+        assert mta.stop() == 0
+        python = with_plugin(tmp_path / "plugin", "directory", example("rules.rst"))
+        mta.twistd = (python, "-c", "from twisted.scripts.twistd import run; run()")
+        mta.start()
+        names = ("ANN", "bob+x", "carl", "sales", "astray", "postmaster")
+        assert [code for code, _ in asked(mta, *names)] == [250, 250, 550, 250, 250, 250]
+        with smtplib.SMTP(*mta.probe, timeout=20) as client:
+            client.sendmail("bob@here.test", ["ann+x@here.test", "astray@here.test"], b"Subject: x\r\n\r\nhi\r\n")
+        (octets,) = mta.mail("bob@here.test")
+        assert Report(octets).status == "5.1.1"
+        assert sorted(path.name for path in (tmp_path / "mail" / "here.test").iterdir()) == ["ann", "bob"]
+    finally:
+        mta.stop()
 
 
 def test_nobody_gets_a_mailbox_by_being_written_to(tmp_path):

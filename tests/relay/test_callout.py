@@ -8,7 +8,7 @@ from twisted.internet.task import Clock
 from requiretls_mta.message import reply
 from requiretls_mta.message.address import parse_mailbox
 from requiretls_mta.relay import callout
-from requiretls_mta.relay.callout import Callout
+from requiretls_mta.relay.callout import Callout, OfServer
 from requiretls_mta.relay.dial import connector
 from requiretls_mta.relay.lookup import RouteFinder
 from requiretls_mta.relay.static_routes import parse_route
@@ -30,7 +30,7 @@ class Asking(Walking):
         self.lookup = attrs.evolve(self.lookup, static={"*": parse_route(f"lmtp:[127.0.0.31]:{self.number}")})
         self.clock = Clock()
         finder = RouteFinder(FakeResolver({}), lambda: self.lookup)
-        self.callout = Callout(self.clock, finder, lambda: self.settings, connector(reactor))
+        self.callout = Callout(self.clock, OfServer(self.clock, finder, lambda: self.settings, connector(reactor)))
 
     def ask(self, local="a"):
         return maybeDeferred(self.callout.ask, address(local))
@@ -95,7 +95,7 @@ class Asking(Walking):
     @inlineCallbacks
     def test_a_silent_server_holds_nobody_for_long(self):
         """451 at the deadline; and with too many questions open, at once."""
-        silent = Callout(self.clock, _Silent(), lambda: self.settings)
+        silent = Callout(self.clock, OfServer(self.clock, _Silent(), lambda: self.settings))
         asked = [silent.ask(address(f"u{n}")) for n in range(callout.MOST_WAITING + 1)]
         assert asked.pop() == reply.CANNOT_VERIFY
         assert not any(d.called for d in asked)
