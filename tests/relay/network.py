@@ -1,7 +1,7 @@
 """Several MTAs of ours on one clock, without sockets: reception, admission, schedule and reports are real, hops rolled.
 
 A process may end at any commit, before it or behind it, and comes back over the same store. `X-Root` in a message says
-which of the messages it is that a client gave us; of a report its Message-ID does.
+which of the messages it is that a client gave us; of a report or a reply its Message-ID does.
 """
 
 import collections
@@ -19,10 +19,13 @@ from requiretls_mta.message.content import ContentScanner
 from requiretls_mta.message.envelope import Tag
 from requiretls_mta.message.outcome import Cause, Delivered, Failed, Security, Step
 from requiretls_mta.message.outcome import Deferred as Postponed
+from requiretls_mta.message.profile import Profile
 from requiretls_mta.message.reply import Reply
 from requiretls_mta.queue.store import StoreFull
 from requiretls_mta.receive.admission import Admission
+from requiretls_mta.receive.interfaces import Answer
 from requiretls_mta.receive.reception import ReceptionStation
+from requiretls_mta.receive.responders import AutoReplies
 from requiretls_mta.receive.settings import Settings
 from requiretls_mta.relay.destination import Way
 from requiretls_mta.relay.retry import RetrySettings
@@ -69,6 +72,15 @@ class Store(MemoryStore):
         return done
 
 
+class Responder:
+    """Answers everything."""
+
+    name = "answers"
+
+    def respond(self, envelope, recipient, header):
+        return Answer(body="I am away.")
+
+
 class Process:
     """One life of a node: all that a crash takes away. It is the store as its parts see it, and their transport."""
 
@@ -82,6 +94,16 @@ class Process:
             wall=clock.seconds,
             events=self.events,
         )
+        self.replies = AutoReplies(
+            responders=[Responder()],
+            memory=node,
+            settings=lambda: node.settings,
+            profile=lambda: Profile.RFC8689,
+            to_all=lambda about, replies: self.admission.to_all(about, replies),
+            new_id=node.store.new_id,
+            wall=clock.seconds,
+            events=self.events,
+        )
         self.schedule = Schedule(
             store=self,
             choose=lambda r: Way(self, r.address.domain, 5),
@@ -91,6 +113,7 @@ class Process:
             events=self.events,
             settings=lambda: node.bounds,
             rng=random.Random(1),
+            respond=self.replies if node.answers else None,
         )
         self.admission = Admission(self, self.schedule, lambda: node.settings, self.events, self.reports.expanded)
         self.station = ReceptionStation(
@@ -198,7 +221,7 @@ class Process:
             cause = Cause(host=peer.domain, step=Step.CONNECT, detail="refused", temporary=True)
             reply = Reply(451, "4.4.1", str(cause))
             return [Postponed(recipient=r, reply=reply, host=peer.domain, causes=(cause,)) for r in recipients]
-        others = message.envelope.sender is None and message.origin != "report"
+        others = message.envelope.sender is None and message.origin not in ("report", "reply")
         if required and not peer.keyword and not others:
             cause = Cause(host=peer.domain, step=Step.REQUIRETLS, detail="no keyword", temporary=False)
             reply = Reply(550, "5.7.30", str(cause))
@@ -233,6 +256,7 @@ class Node:
         self.network, self.number, self.domain = network, number, f"n{number}.test"
         self.dsn, self.keyword = rng.random() < 0.7, rng.random() < 0.7
         self.bounce = rng.choice(["requiretls-then-redacted", "requiretls-only", "redacted"])
+        self.answers, self.answered = rng.random() < 0.3, {}
         few = rng.random() < 0.3
         self.bounds = ScheduleSettings(retry=RETRY, idle_check=600.0, **(FEW if few else {}))
         self.store = Store(network, self)
@@ -245,6 +269,14 @@ class Node:
             received_hops=8,
         )
         self.start()
+
+    def silence(self, sender, recipient, message_id):
+        """Whether the sender has heard from the recipient, by a reply to another message."""
+        return self.answered.get((sender, recipient), message_id) != message_id or None
+
+    def note(self, sender, recipient, message_id):
+        """It has now."""
+        self.answered[sender, recipient] = message_id
 
     def start(self):
         """A new life: nothing is leased."""
@@ -271,11 +303,13 @@ class Network:
         self.roots = {}
         """Message-ID of a report: which message it is about, and the queue id of the one that it reports on."""
         self.ends = collections.Counter()
-        """(root or Message-ID, reverse path, recipient): how often it came to an end."""
+        """(root, reverse path, recipient): how often it came to an end."""
         self.delivered, self.silent = set(), set()
         """The same of those who got it, and of those who failed while nobody was told."""
         self.given_up = []
         """Where a protected report of ours ended without another form of it, and why."""
+        self.replies = []
+        """Committed automatic replies, behind what they answer."""
         self.told = []
         """Where a report was committed, the message that it is about, and the report."""
         self.hops = {number: {} for number in range(count)}
@@ -302,7 +336,8 @@ class Network:
     def send(self, envelope, root):
         """Give a message to the first node until it has taken it; who was taken into the envelope."""
         field = b"TLS-Required: No\r\n" if envelope.tag is Tag.OPTIONAL else b""
-        octets = b"X-Root: %d\r\n%sFrom: s\r\nSubject: %s\r\n\r\nbody\r\n" % (root, field, SECRET)
+        to = ", ".join(str(recipient.address) for recipient in envelope.recipients).encode()
+        octets = b"X-Root: %d\r\n%sTo: %s\r\nSubject: %s\r\n\r\nbody\r\n" % (root, field, to, SECRET)
         envelope = attrs.evolve(envelope, tag=envelope.tag if envelope.tag is Tag.REQUIRED else None)
         for _ in range(20):
             if not self.nodes[0].process.dead:
@@ -328,6 +363,8 @@ class Network:
     def entered(self, node, message):
         """A message is in a queue."""
         self.messages[message.id] = message
+        if message.origin == "reply":
+            self.replies.append((self.messages[message.parent], message))
         if message.origin == "report":
             parent = self.messages[message.parent]
             self.told.append((node, parent, message))
@@ -339,17 +376,18 @@ class Network:
     def settled(self, node, settlement):
         """An attempt's end is in a queue: who failed without being told of, has come to an end."""
         message = settlement.lease.message
+        reports = [each for each in settlement.offspring if each.origin == "report"]
         for one in settlement.settled:
             outcome = one.outcome
             if not one.final or not isinstance(outcome, Failed):
                 continue
             recipient = outcome.recipient
             if is_report(message.body.data):
-                goes_on = any(recipient in report.envelope.recipients for report in settlement.offspring)
+                goes_on = any(recipient in report.envelope.recipients for report in reports)
                 if not goes_on and message.origin == "report" and message.envelope.tag is Tag.REQUIRED:
                     self.given_up.append((node, outcome.reply))
             else:
-                goes_on = any(told(r).get(str(recipient.address)) == "failed" for r in settlement.offspring)
+                goes_on = any(told(r).get(str(recipient.address)) == "failed" for r in reports)
             if not goes_on:
                 self.silent.add(self.ended(message, recipient))
 
@@ -360,11 +398,9 @@ class Network:
         return which
 
     def root(self, message):
-        """Which message it is: the number of a client's, or a report's Message-ID."""
-        if is_report(message.body.data):
-            return message_id(message.body.data)
+        """Which message it is: the number of a client's, or the Message-ID of a report or reply."""
         found = [f.value for f in headers.fields(message.header()) if f.name == b"x-root"]
-        return int(found[0])
+        return int(found[0]) if found else message_id(message.body.data)
 
 
 def is_report(octets):

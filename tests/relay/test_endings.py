@@ -162,6 +162,7 @@ def test_each_recipient_ends_exactly_once(seed, count, trouble, disaster, envelo
         if network.most_copies == 1 and envelope.sender:
             success_is_told_once(network, root, envelope.reverse_path, recipients)
     each_report_is_right(network)
+    each_reply_is_right(network)
 
 
 def silence_was_asked_for(network, root, reverse_path, recipients):
@@ -216,6 +217,17 @@ def each_report_is_right(network):
     # RFC 8689 5: not discarded because the way back lacks protection.
     for node, reply in network.given_up:
         assert node.bounce == "requiretls-only" or reply.enhanced not in ("5.7.30", "5.7.10", "5.4.7")
+
+
+def each_reply_is_right(network):
+    """Of nothing but a letter, to its sender, as protected as that; and nobody hears of how it ends."""
+    for parent, reply in network.replies:
+        assert parent.envelope.sender is not None and parent.origin == "smtp"
+        assert reply.envelope.sender is None and reply.envelope.tag is parent.envelope.tag
+        assert reply.envelope.tag is not Tag.REQUIRED or SECRET not in reply.body.data
+        which = message_id(reply.body.data)
+        assert any(root == which for root, _, _ in network.ends)
+        assert all(parent is not reply for _, parent, _ in network.told)
 
 
 def wish(message, text):
