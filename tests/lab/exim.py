@@ -1,11 +1,12 @@
 """An exim of its own: Debian's, installed or only unpacked, on a loopback port, started and stopped by its user.
 
 As packages exim4 and postfix conflict, so that `.ci/run` unpacks the one and installs the other. What exim then lacks
-is the user that it was built for: it gets one that exists in a mount namespace of its own, and nowhere else.
+is the user that it was built for: where there is none, it gets one in a mount namespace of its own, and nowhere else.
 """
 
 import contextlib
 import os
+import pwd
 import shlex
 import shutil
 import signal
@@ -16,10 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.lab.ca import HostFiles
-from tests.lab.require import need, need_root
+from tests.lab.require import do_without, need, need_root
 
+USER = "Debian-exim"
 UID = 27_825
-"""Of `Debian-exim`; any number that nobody has."""
+"""Of a user that the machine does not have; any number that nobody has."""
 
 _CONFIG = """\
 exim_path = {program}
@@ -96,9 +98,10 @@ def exim(
     folder.mkdir(parents=True, exist_ok=True)
     # exim starts itself anew as its user, who need not be able to enter where it was unpacked.
     program = shutil.copy(need("exim4"), folder / "exim4")
+    prefix = _as_its_user(folder)
     for name in ("spool", "log", "mail"):
         (folder / name).mkdir()
-        os.chown(folder / name, UID, UID)
+        os.chown(folder / name, *_ids())
     folder.chmod(0o755)
     config = folder / "exim.conf"
     for path in (files.key, files.chain):
@@ -116,17 +119,9 @@ def exim(
             smarthost=smarthost,
         )
     )
-    # The accounts of this machine, and one more.
-    shutil.copy("/etc/passwd", folder)
-    shutil.copy("/etc/group", folder)
-    with (folder / "passwd").open("a") as passwd, (folder / "group").open("a") as group:
-        passwd.write(f"Debian-exim:x:{UID}:{UID}::{folder}:/usr/sbin/nologin\n")
-        group.write(f"Debian-exim:x:{UID}:\n")
-    mounts = "".join(f"mount --bind {shlex.quote(str(folder / name))} /etc/{name} && " for name in ("passwd", "group"))
-    command = shlex.join([str(program), "-C", str(config), "-bdf", "-q1s"])
     with (folder / "out").open("wb") as out:
         process = subprocess.Popen(
-            ["unshare", "--mount", "sh", "-c", f"{mounts}exec {command}"],
+            [*prefix, str(program), "-C", str(config), "-bdf", "-q1s"],
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=out,
@@ -140,6 +135,29 @@ def exim(
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
         process.wait(10)
+
+
+def _ids() -> tuple[int, int]:
+    """User and group."""
+    try:
+        user = pwd.getpwnam(USER)
+    except KeyError:
+        return UID, UID
+    return user.pw_uid, user.pw_gid
+
+
+def _as_its_user(folder: Path) -> list[str]:
+    """What to put in front of the command, so that there is the user."""
+    if _ids() != (UID, UID):
+        return []
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
+        do_without(f"there is no user {USER}, and no mount namespace to have one in")
+    # The accounts of this machine, and one more.
+    mounts = ""
+    for name, line in (("passwd", f"{USER}:x:{UID}:{UID}::/:/usr/sbin/nologin\n"), ("group", f"{USER}:x:{UID}:\n")):
+        (folder / name).write_text(Path("/etc", name).read_text() + line)
+        mounts += f"mount --bind {shlex.quote(str(folder / name))} /etc/{name} && "
+    return ["unshare", "--mount", "sh", "-c", f'{mounts}exec "$0" "$@"']
 
 
 def log(folder: Path) -> str:

@@ -36,18 +36,17 @@ def find(program: str) -> str | None:
 
 def need(program: str) -> str:
     """The path of a program; without it the test is skipped, or fails where REQUIRE_ALL=1."""
-    return find(program) or _do_without(
-        f"{program} is not installed (Debian package: {PACKAGES.get(program, program)})"
-    )
+    return find(program) or do_without(f"{program} is not installed (Debian package: {PACKAGES.get(program, program)})")
 
 
 def need_root(why: str) -> None:
     """Only root can do it; for others the test is skipped, or fails where REQUIRE_ALL=1."""
     if os.geteuid() != 0:
-        _do_without(f"only root can run this: {why}")
+        do_without(f"only root can run this: {why}")
 
 
-def _do_without(why: str) -> NoReturn:
+def do_without(why: str) -> NoReturn:
+    """Skip the test, or fail where REQUIRE_ALL=1."""
     if os.environ.get("REQUIRE_ALL") == "1":
         pytest.fail(f"{why}, and REQUIRE_ALL=1", pytrace=False)
     pytest.skip(why)
