@@ -330,8 +330,8 @@ class Network:
 
     @property
     def most_copies(self):
-        """What a message may become: whoever hears no reply sends again."""
-        return 2 ** (self.disasters["crash"] + self.disasters["broken"])
+        """What a message may become: whoever crashes sends again, also what has been there before on its way."""
+        return 3 ** (self.disasters["crash"] + self.disasters["broken"])
 
     def send(self, envelope, root):
         """Give a message to the first node until it has taken it; who was taken into the envelope."""
