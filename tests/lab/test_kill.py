@@ -32,12 +32,18 @@ class Refusing(Recorder):
                 connection.sendall(b"250-refusing.test\r\n250 PIPELINING\r\n" if verb == b"EHLO" else b"250 ok\r\n")
 
 
+TO = ["r@here.test", "r@far.test", "r@refuse.test", "both@here.test", "list@here.test"]
+"""The alias is for the first two; of the list's members one is far and one is refused."""
+
+
 class Sender(threading.Thread):
     """Sends one message after the other, whatever becomes of the server, and notes which got their 250."""
 
     def __init__(self, name, port, stop):
         super().__init__(daemon=True)
-        self.label, self.port, self.stop, self.accepted, self.refused = name, port, stop, {}, {}
+        self.label, self.port, self.stop = name, port, stop
+        self.taken = {to: {} for to in TO}
+        """By recipient: keys of messages, and their queue ids."""
 
     def run(self):
         number = 0
@@ -52,17 +58,16 @@ class Sender(threading.Thread):
                 time.sleep(0.02)
 
     def send(self, client, key, number):
-        domain = ("here.test", "far.test", "refuse.test")[number % 3]
+        to = TO[number % len(TO)]
         body = f"{key}\r\n" + "x" * random.Random(key).choice([10, 1000, 70_000, 200_000]) + "\r\n"
         digest = hashlib.sha256(body.encode()).hexdigest()
         message = f"Subject: {key}\r\nX-Digest: {digest}\r\n\r\n{body}"
         client.mail("s@here.test")
-        client.rcpt(f"r@{domain}")
+        client.rcpt(to)
         code, text = client.data(message)
         if code != 250:
             raise smtplib.SMTPException(text)
-        queue_id = re.search(rb"queued as (\w+)", text).group(1).decode()
-        (self.refused if domain == "refuse.test" else self.accepted)[key] = queue_id
+        self.taken[to][key] = re.search(rb"queued as (\w+)", text).group(1).decode()
 
 
 def whole(octets):
@@ -74,7 +79,8 @@ def whole(octets):
 
 
 def test_fifty_kills_under_load(tmp_path):
-    """Every 250 is kept: in a mailbox here, in one behind a second hop, or as one report; nothing is torn."""
+    """Every 250 is kept, by alias and list too: in a mailbox here, behind a hop, or as one report; nothing is torn."""
+    (tmp_path / "members").write_text("r@far.test\nr@refuse.test\n")
     port = free_port(A, B, REFUSING)
     refusing = Refusing(REFUSING, port)
     common = '[dns]\nservers = ["127.0.0.1:1"]\n'
@@ -101,6 +107,12 @@ service = "mx"
 local = ["here.test"]
 [delivery]
 maildir = "{tmp_path}/a/mail/{{domain}}/{{local}}"
+[aliases]
+"both@here.test" = ["r@here.test", "r@far.test"]
+[[list]]
+address = "list@here.test"
+owner = "s@here.test"
+members_file = "{tmp_path}/members"
 [relay]
 retry = ["1s"]
 [relay.routes]
@@ -131,19 +143,18 @@ retry = ["1s"]
         a.stop()
         b.stop()
         refusing.close()
-    accepted = {key for sender in senders for key in sender.accepted}
-    refused = {queue_id for sender in senders for queue_id in sender.refused.values()}
-    assert len(accepted) > ROUNDS and len(refused) > ROUNDS / 2
-    here = [path.read_bytes() for path in a.mailbox("r@here.test")]
-    far = [path.read_bytes() for path in b.mailbox("r@far.test")]
-    assert accepted <= {whole(octets) for octets in here + far}
+    taken = {to: {key: i for sender in senders for key, i in sender.taken[to].items()} for to in TO}
+    here, far, refused, both, listed = taken.values()
+    assert min(map(len, taken.values())) > ROUNDS / 3
+    assert {*here, *both} <= {whole(path.read_bytes()) for path in a.mailbox("r@here.test")}
+    assert {*far, *both, *listed} <= {whole(path.read_bytes()) for path in b.mailbox("r@far.test")}
     # A report that was delivered again after a kill is the same report.
     reports = {}
     for path in a.mailbox("s@here.test"):
         octets = path.read_bytes()
         about = re.search(rb"^X-requiretls-mta-Queue-ID: (\w+)$", octets, re.MULTILINE).group(1).decode()
         reports.setdefault(about, set()).add(email.message_from_bytes(octets)["Message-ID"])
-    assert refused <= set(reports)
+    assert {*refused.values(), *listed.values()} <= set(reports)
     assert all(len(ids) == 1 for ids in reports.values())
 
 
