@@ -157,6 +157,9 @@ class Process:
     def claim(self, limit, now):
         return Deferred() if self.dead else self.node.store.claim(limit, now)
 
+    def lease(self, message_id):
+        return Deferred() if self.dead else self.node.store.lease(message_id)
+
     def release(self, message_ids):
         return Deferred() if self.dead else self.node.store.release(message_ids)
 
@@ -296,6 +299,7 @@ class Network:
 
     def __init__(self, rng, count, *, trouble, disaster, aliases, lists, rules=()):
         self.rng, self.trouble, self.disaster, self.clock = rng, trouble, disaster, Clock()
+        self.impatience = rng.choice([0.0, 0.0, 0.1])
         self.ids = itertools.count()
         self.disasters = collections.Counter()
         self.messages = {}
@@ -353,7 +357,14 @@ class Network:
         end = self.clock.seconds() + 100 * 3600
         while any(node.store.messages for node in self.nodes):
             assert self.clock.seconds() < end, "a message is still queued"
+            if self.rng.random() < self.impatience:
+                self.operate()
             self.clock.advance(max(self.clock.getDelayedCalls()[0].getTime() - self.clock.seconds(), 0))
+
+    def operate(self):
+        """Somebody gives a message up that is in a queue, or tries to."""
+        node = self.rng.choice([node for node in self.nodes if node.store.messages])
+        node.process.schedule.give_up(self.rng.choice(sorted(node.store.messages)))
 
     def next_hop(self, node, recipient):
         """The node that a node gives mail for this address to."""

@@ -1,7 +1,8 @@
 """Whatever the way and whatever fails on it: each accepted recipient ends exactly once, and a report is the end.
 
 Through aliases, lists, rules and loops of them, over hops without DSN or the keyword, delays and expiry, full disks,
-reports that cannot be written, and crashes before and behind each commit; these may double a message, never lose it.
+reports that cannot be written, operators who give up, and crashes before and behind each commit, which may double a
+message, but never lose it.
 """
 
 import collections
