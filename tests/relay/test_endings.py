@@ -130,9 +130,10 @@ def possible(sender, text, above=(), lists=()):
     st.sampled_from([0.0, 0.0, 0.02, 0.2]),
     st.lists(ENVELOPES, min_size=1, max_size=2),
 )
-# Two wishes for one who is unknown; and, by these seeds, a redacted report to an alias that names itself.
+# Two wishes for one who is unknown; and, by these seeds, a redacted report to an alias that names itself, and others.
 @example(1, 2, 0.0, 0.0, [envelope("s@n0.test", NOBODY), envelope("s@n0.test", dict(reversed(NOBODY.items())))])
 @example(1, 1, 1.0, 0.0, [envelope("boss@n0.test", {"a@n0.test": None}, Tag.REQUIRED)])
+@example(4, 2, 1.0, 0.0, [envelope("boss@n0.test", {"a@n0.test": None}, Tag.REQUIRED)])
 def test_each_recipient_ends_exactly_once(seed, count, trouble, disaster, envelopes):
     """In a mailbox, in one report of failure, or in silence only where NOTIFY or the empty reverse path says so."""
     network = Network(
