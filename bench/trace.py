@@ -24,8 +24,8 @@ from requiretls_mta.message.stored import BytesBody, Message
 from requiretls_mta.receive.traced import reception
 from requiretls_mta.report.trace import Trace
 from requiretls_mta.report.trace_files import TraceSettings
+from requiretls_mta.smtp.incoming import Incoming
 from requiretls_mta.smtp.interfaces import Peer, Session
-from requiretls_mta.smtp.transcript import Incoming
 
 HEADER = (
     b"From: a@load.example\r\nTo: b@sink.example\r\nSubject: a message like any other\r\n"

@@ -120,7 +120,7 @@ def _dialogue(lines: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
             text, earlier = "; ".join([*earlier, text[4:]]), []
         yield _row(
             (24, Text()),
-            (10, Text(f"{line['at']:8.3f}", "dim")),
+            (10, Text("" if line["at"] is None else f"{line['at']:8.3f}", "dim")),
             (2, _text(_SIDES[side], "dim")),
             (0, _text(text, {"client": "cyan", "server": "", None: "italic dim"}[side])),
         )

@@ -93,6 +93,9 @@ AUTH_OK = Reply(235, "2.7.0", "Authentication successful")
 VRFY = Reply(252, "2.0.0", "Cannot VRFY user, but will accept message and attempt delivery")
 HELP = Reply(214, "2.0.0", "See RFC 5321 and RFC 8689")
 
+USUAL = {b"MAIL": SENDER_OK, b"RCPT": RECIPIENT_OK, b"DATA": START_DATA}
+"""What is said in a transaction as it should be: transcripts leave it out, and whoever reads them adds it."""
+
 
 def queued(queue_id: str) -> Reply:
     """The message is on disk; from now on it is ours to deliver or to report."""

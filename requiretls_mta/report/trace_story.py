@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
-from requiretls_mta.message.reply import quote
+from requiretls_mta.message.reply import USUAL, quote
 from requiretls_mta.report.trace_read import Record
 
 _STATES = {"deferred": "queued", "delivered": "delivered", "bounced": "failed", "expired": "failed"}
@@ -24,22 +25,42 @@ def stories(records: Mapping[str, Sequence[Record]]) -> list[dict[str, Any]]:
 
 
 def transcript(text: str) -> list[dict[str, Any]]:
-    """A transcript (`smtp.transcript`) by lines: `at` (seconds), `from` (client, server, None: a remark), `text`."""
-    head, _, rest = text.partition("\n")
+    """A transcript by lines: `at` (seconds, None: not noted), `from` (client, server, None: a remark), `text`.
+
+    Its forms are described in `smtp.transcript` and, for a client's transaction, in `smtp.incoming`.
+    """
+    is_transaction = text.startswith("~")
+    head, _, rest = text.removeprefix("~").partition("\n")
     try:
         times = [float(when) / 1000 for when in json.loads(head)]
     except (ValueError, TypeError):
         times = []
+    lines = [line.rstrip("\r") for line in rest.split("\n") if line]
+    return _transaction(lines, times) if is_transaction else _session(lines, times)
+
+
+def _session(said: Sequence[str], times: Sequence[float]) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     number, more = 0, False
-    for line in rest.split("\n"):
-        if not line:
-            continue
+    for line in said:
         if not (more and line[0] == "S"):
             number += 1
         more = line[0] == "S" and line[4:5] == "-"
         at = times[min(number, len(times)) - 1] if times else 0.0
-        lines.append({"at": at, "from": _SIDES.get(line[0]), "text": quote(line[1:].rstrip("\r"))})
+        lines.append({"at": at, "from": _SIDES.get(line[0]), "text": quote(line[1:])})
+    return lines
+
+
+def _transaction(said: Sequence[str], times: Sequence[float]) -> list[dict[str, Any]]:
+    lines: list[dict[str, Any]] = []
+    for line, following in zip_longest(said, said[1:], fillvalue=""):
+        side = {">": "server", "*": None}.get(line[0], "client")
+        lines.append({"at": None, "from": side, "text": quote(line if side == "client" else line[1:])})
+        usual = USUAL.get(line[:4].upper().encode("ascii", "replace")) if side == "client" else None
+        if usual is not None and not following.startswith(">"):
+            lines.append({"at": None, "from": "server", "text": str(usual)})
+    if lines and len(times) == 2:
+        lines[0]["at"], lines[-1]["at"] = times
     return lines
 
 

@@ -18,9 +18,9 @@ from requiretls_mta.message import reply
 from requiretls_mta.message.ports import Events, NoEvents
 from requiretls_mta.message.reply import Reply, quote
 from requiretls_mta.smtp.data import DataSession
+from requiretls_mta.smtp.incoming import Incoming
 from requiretls_mta.smtp.interfaces import Peer
 from requiretls_mta.smtp.limits import ConnectionCount, peer_of, user_of
-from requiretls_mta.smtp.transcript import Incoming
 from requiretls_mta.tls.facts import ServerTLS
 
 _STOP_LINGER = 1.0

@@ -13,7 +13,7 @@ from requiretls_mta.checks.pipeline import TransactionChecks
 from requiretls_mta.message.content import Content
 from requiretls_mta.message.envelope import Envelope, Recipient
 from requiretls_mta.message.reply import Reply
-from requiretls_mta.smtp.transcript import Incoming
+from requiretls_mta.smtp.incoming import Incoming
 from requiretls_mta.tls.facts import ServerTLS
 
 

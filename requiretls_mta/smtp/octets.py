@@ -20,9 +20,9 @@ from requiretls_mta.message import reply
 from requiretls_mta.message.reply import Reply
 from requiretls_mta.smtp._stock import ESMTP
 from requiretls_mta.smtp.grammar import AUTH_LIMIT, COMMAND_LIMIT, is_http, line_limit
+from requiretls_mta.smtp.incoming import Incoming
 from requiretls_mta.smtp.outlet import write_now
 from requiretls_mta.smtp.settings import SessionSettings
-from requiretls_mta.smtp.transcript import Incoming
 
 HIGH_WATER = 64 * 1024
 """Octets waiting in a session's buffer at which reading from the network pauses."""

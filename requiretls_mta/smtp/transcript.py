@@ -19,26 +19,12 @@ MOST = 200
 """Commands and replies kept from the beginning,"""
 LAST = 12
 """and from the end."""
-OPENING = 60
-"""Of these, what came before a client's first MAIL."""
 LONGEST = 2048
 """Octets of each,"""
 LARGEST = 64 * 1024
 """and of all together."""
 HIDDEN = b"***"
 
-# Whose whole line is shown. Of all else the verb at the most: a client out of step with us, that was refused AUTH or
-# DATA and goes on all the same, sends passwords and messages where we expect commands.
-_WHOLE = re.compile(rb"(?:MAIL FROM:|RCPT TO:|(?:EHLO|HELO|LHLO) |BDAT [0-9 ]+(?:LAST)?\Z|DATA\Z)", re.IGNORECASE)
-_VERB = re.compile(
-    rb"(?:DATA|BDAT|RSET|QUIT|STARTTLS|NOOP|VRFY|EXPN|HELP|MAIL|RCPT|EHLO|HELO|LHLO)(?= |\Z)", re.IGNORECASE
-)
-_AUTH = re.compile(
-    rb"AUTH(?: (?:PLAIN|LOGIN|CRAM-MD5|DIGEST-MD5|EXTERNAL|XOAUTH2|OAUTHBEARER|SCRAM-SHA-[0-9]{1,3}(?:-PLUS)?))?"
-    rb"(?= |\Z)",
-    re.IGNORECASE,
-)
-_HELLOS = frozenset({b"EHLO", b"HELO", b"LHLO"})
 _STATUS = re.compile(rb"[2-5]\.[0-9]{1,3}\.[0-9]{1,3}(?= |\Z)")
 
 
@@ -72,7 +58,7 @@ class Transcript:
 
     def note(self, text: str) -> None:
         """What neither of them said."""
-        self._add(b"*%b\n" % _harmless(text))
+        self._add(b"*%b\n" % harmless(text))
 
     def text(self) -> str:
         """All of it."""
@@ -118,72 +104,6 @@ class Transcript:
         self._last = None
 
 
-class Incoming(Transcript):
-    """A client's session: how it was opened, and its latest transaction."""
-
-    __slots__ = ("_opening", "kept")
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        super().__init__(clock)
-        self._opening: int | None = None
-        """How many lines from before the first MAIL are kept."""
-        self.kept: tuple[object, str] | None = None
-        """For whoever writes about each of many messages what is true of all: what it depends on, and the text."""
-
-    def command(self, line: bytes) -> None:
-        """A command line of the client's."""
-        verb = line[:4].upper()
-        if verb == b"MAIL":
-            if self._opening is None:
-                self._opening = min(len(self._said), OPENING)
-            self._cut(self._opening)
-        elif verb in _HELLOS and self._opening is not None:
-            # Whoever begins anew has an opening of his own.
-            self._opening = self.kept = None
-            self._cut(0)
-        if not _WHOLE.match(line):
-            line = _shown(line)
-        elif b"\n" in line:
-            line = _harmless(line)
-        if len(self._said) < MOST and len(line) < LONGEST - 1:  # as in _add, without the call: every command is here
-            self._said.append(b"C" + line + b"\n")
-            self._at.append(self._clock())
-        else:
-            self._add_with_care(b"C" + line + b"\n")
-
-    def response(self) -> None:
-        """A line of an AUTH exchange."""
-        self.client(HIDDEN)
-
-    def reply(self, wire: bytes) -> None:
-        """What we said, as it went out."""
-        if wire.startswith(b"334"):
-            wire = b"334 %b\r\n" % HIDDEN
-        if wire.find(b"\n") < len(wire) - 1:
-            wire = wire.replace(b"\r\n", b"\r\nS", wire.count(b"\n") - 1)
-        if len(self._said) < MOST and len(wire) < LONGEST:
-            self._said.append(b"S" + wire)
-            self._at.append(self._clock())
-        else:
-            self._add_with_care(b"S" + wire)
-
-    @property
-    def opening(self) -> str:
-        """What was said before the first MAIL."""
-        return self._text(0, self._opening or 0)
-
-    def transaction(self, answers: Sequence[bytes] = ()) -> str:
-        """What was said since; `answers` are replies on the wire, of one line each, that are about to be given."""
-        return self._text(self._opening or 0, None, [b"S" + wire for wire in answers])
-
-
-def _harmless(text: str | bytes) -> bytes:
+def harmless(text: str | bytes) -> bytes:
+    """As octets of one line."""
     return quote(text).encode("utf-8", "backslashreplace")
-
-
-def _shown(line: bytes) -> bytes:
-    for known in (_VERB, _AUTH):
-        if match := known.match(line):
-            shown = match.group()
-            return shown if len(shown) == len(line) else shown + b" " + HIDDEN
-    return b"(no command: %d octets)" % len(line)

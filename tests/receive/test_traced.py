@@ -13,8 +13,8 @@ from requiretls_mta.message.header import message_id
 from requiretls_mta.receive.admission import Admission
 from requiretls_mta.receive.rules import Rule, address_pattern
 from requiretls_mta.receive.traced import reception
+from requiretls_mta.smtp.incoming import Incoming
 from requiretls_mta.smtp.interfaces import Peer, Session
-from requiretls_mta.smtp.transcript import Incoming
 from tests.receive.test_reception import SETTINGS, TLS, Bench, address, send
 
 DATA = b"From: a\r\nMessage-ID: <1@x>\r\n\r\nthe secret body\r\n"
@@ -68,7 +68,7 @@ def test_a_message_is_one_line():
             "cipher": TLS.cipher,
             "transcript": "[]\n",
         },
-        "transcript": f"[0, 0]\nCMAIL FROM:<s@example.com>\nS{answer}\r\n",
+        "transcript": f"~[0,0]\nMAIL FROM:<s@example.com>\n>{answer}",
     }
     assert [event for event, _ in bench.events.seen] == ["queued", "accepted"]
     assert "transcript" not in str(bench.events.seen) and "secret" not in str(told.lines)
@@ -126,7 +126,7 @@ def test_by_lmtp_each_recipient_gets_an_answer():
     """RFC 2033 4.2."""
     transcript = Incoming(lambda: 0.0)
     session = Session(id="s", peer=Peer(address=None), service="lmtp", helo="h", protocol="LMTP", transcript=transcript)
-    assert reception(session, b"", (), 3, reply.OK).count("S250 2.0.0 Ok") == 3
+    assert reception(session, b"", (), 3, reply.OK).count(">250 2.0.0 Ok") == 3
 
 
 @pytest.mark.parametrize(

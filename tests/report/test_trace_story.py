@@ -123,8 +123,22 @@ def test_the_sessions_of_an_attempt_are_taken_apart():
         ("[1]\nCx\nCy\n", [(0.001, "client", "x"), (0.001, "client", "y")]),
         ("[1, 2]\nS250-cut...\nCx\n", [(0.001, "server", "250-cut..."), (0.002, "client", "x")]),
         ("[1]\nC\x1b[31m\x85\n", [(0.001, "client", "\\x1b[31m\\x85")]),
+        ("~[1,2]\n", []),
+        (
+            "~[1,2]\nmail from:<a>\nRCPT TO:<\x1b>\n>550-a\n>550 b\n*note\nRSET\n>250 2.0.0 Ok",
+            [
+                (0.001, "client", "mail from:<a>"),
+                (None, "server", "250 2.1.0 Sender ok"),
+                (None, "client", "RCPT TO:<\\x1b>"),
+                (None, "server", "550-a"),
+                (None, "server", "550 b"),
+                (None, None, "note"),
+                (None, "client", "RSET"),
+                (0.002, "server", "250 2.0.0 Ok"),
+            ],
+        ),
     ],
 )
 def test_whatever_is_in_a_transcript_it_can_be_shown(text, lines):
-    """Missing times, cut replies, controls."""
+    """Missing times, cut replies, controls; of a client's transaction the replies that go without saying."""
     assert [(line["at"], line["from"], line["text"]) for line in transcript(text)] == lines
