@@ -75,9 +75,10 @@ class ContentScanner:
         edge = self._tail + chunk[:3]
         if dots and not self._dot and (_DOT in edge or _DOT in chunk):
             self._dot = True
-        body = chunk if self._body_start >= 0 else self._feed_header(chunk, edge)
-        if not self._eight_body and not body.isascii():
-            self._eight_body = True
+        cut = 0 if self._body_start >= 0 else self._feed_header(chunk, edge)
+        if not chunk.isascii():
+            self._eight_header = self._eight_header or not chunk[:cut].isascii()
+            self._eight_body = self._eight_body or not chunk[cut:].isascii()
         self._tail = chunk[-3:] if len(chunk) > 2 else edge[-3:]
         self.size += len(chunk)
 
@@ -91,19 +92,16 @@ class ContentScanner:
             dot_at_line_start=self._dot,
         )
 
-    def _feed_header(self, chunk: bytes, edge: bytes) -> bytes:
-        """Collect header octets; return the part of the chunk that is body."""
+    def _feed_header(self, chunk: bytes, edge: bytes) -> int:
+        """Collect header octets; how many of the chunk are the header's."""
         in_edge = edge.find(_EMPTY)
         at = in_edge - len(self._tail) if in_edge >= 0 else chunk.find(_EMPTY)
-        part, rest = chunk, b""
+        cut = len(chunk)
         if in_edge >= 0 or at >= 0:
             # The header ends behind the first CRLF of the two, which may lie in an earlier chunk.
             self._body_start = self.size + at + 2
             cut = max(at + 2, 0)
-            part, rest = chunk[:cut], chunk[cut:]
         room = min(self._limit, HEADER_KEPT) - len(self._head)
         if room > 0:
-            self._head += part[:room]
-        if not part.isascii():
-            self._eight_header = True
-        return rest
+            self._head += chunk[: min(cut, room)]
+        return cut

@@ -35,6 +35,8 @@ _COPY = 8 * 1024 * 1024
 """Octets of changes that are copied at once."""
 _ROW_OCTETS = 2048
 """About what a change costs beside the octets of bodies."""
+_MANY = 24
+"""Changes of which a group is better written by the thread: to hand them over costs more than its turns of the lock."""
 _OWED = 1.0
 """Seconds between attempts to store outcomes for which there was no space."""
 _Work = Callable[[], Any]
@@ -319,7 +321,7 @@ class SQLiteStore:
     def _by_writer(self, jobs: Sequence[_Job]) -> Deferred[Sequence[Any] | None] | None:
         """A group of nothing but changes of the tables; whatever is odd about it, the thread finds out."""
         changes = [job for job in jobs if isinstance(job, Accept | Settle)]
-        if self._writer is None or not self._writer.is_there or len(changes) < len(jobs):
+        if self._writer is None or not self._writer.is_there or len(changes) < len(jobs) or len(jobs) > _MANY:
             return None
         group = self._shard.gather(changes)
         if group is None:

@@ -59,12 +59,19 @@ class WriterTests(StoreContract, TestCase):
         """Many at once are few commits, and the thread has none of it."""
         store = await self.opened()
         by_thread = self.watch(store)
-        leases = [lease for _, (lease,) in await gatherResults([self.put_soon(store) for _ in range(50)])]
-        await store.settle([settlement(lease, LATER, again=NOW + 60) for lease in leases[:25]])
-        await store.settle([settlement(lease, offspring=(make_message(store.new_id()),)) for lease in leases[25:]])
-        assert len(await store.rows()) == 50
+        leases = [lease for _, (lease,) in await gatherResults([self.put_soon(store) for _ in range(20)])]
+        await store.settle([settlement(lease, LATER, again=NOW + 60) for lease in leases[:10]])
+        await store.settle([settlement(lease, offspring=(make_message(store.new_id()),)) for lease in leases[10:]])
+        assert len(await store.rows()) == 20
         assert not by_thread
         assert store.commits <= 6
+
+    async def test_a_large_group_is_the_threads(self):
+        """So many that handing them over would cost more than it saves."""
+        store = await self.opened()
+        by_thread = self.watch(store)
+        await gatherResults([self.put_soon(store) for _ in range(50)])
+        assert by_thread == [50]
 
     def put_soon(self, store, **fields):
         message = make_message(store.new_id(), **fields)
@@ -85,16 +92,16 @@ class WriterTests(StoreContract, TestCase):
         """Whatever moment it is: each message is accepted once, settled once, and the queue goes on without it."""
         for moment in (0, 0.0005, 0.001, 0.002, 0.004):
             store = await self.opened()
-            leases = [lease for _, (lease,) in await gatherResults([self.put_soon(store) for _ in range(40)])]
+            leases = [lease for _, (lease,) in await gatherResults([self.put_soon(store) for _ in range(11)])]
             report = make_message(store.new_id(), origin="report")
-            work = [self.put_soon(store) for _ in range(40)]
+            work = [self.put_soon(store) for _ in range(12)]
             work += [store.settle([settlement(lease)]) for lease in leases[1:]]
             work.append(store.settle([settlement(leases[0], offspring=(report,))]))
             await deferLater(reactor, moment, self.process.kill)
             await gatherResults(work)
-            assert len(await store.rows()) == 41
+            assert len(await store.rows()) == 13
             await self.put(store)
-            assert len(await store.rows()) == 42
+            assert len(await store.rows()) == 14
 
     async def test_an_answer_that_was_lost(self):
         """The group is in the tables, but nobody said so: it is found there, and not written again."""
