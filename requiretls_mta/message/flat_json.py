@@ -14,13 +14,12 @@ from typing import Any
 from requiretls_mta.message.reply import quote
 
 _quoted: Callable[[str], str] = encode_basestring_ascii
-_name = functools.lru_cache(maxsize=1024)(_quoted)
 _ENCODE = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 def write_object(fields: Mapping[str, Any], encode: Callable[[Any], str] = _ENCODE) -> str:
     """An object, ASCII only; `encode` writes the values that are no text, integer or constant."""
-    return "{" + ",".join([f"{_name(n)}:{_WRITERS.get(type(v), encode)(v)}" for n, v in fields.items()]) + "}"
+    return _form(tuple(fields)) % tuple([_WRITERS.get(type(value), encode)(value) for value in fields.values()])
 
 
 def write_members(fields: Mapping[str, Any]) -> str:
@@ -31,6 +30,12 @@ def write_members(fields: Mapping[str, Any]) -> str:
 def write_array(values: Iterable[Any], encode: Callable[[Any], str] = _ENCODE) -> str:
     """An array, likewise."""
     return "[" + ",".join([_WRITERS.get(type(value), encode)(value) for value in values]) + "]"
+
+
+@functools.lru_cache(maxsize=256)
+def _form(names: tuple[str, ...]) -> str:
+    """An object with these names and a place for each value: few kinds of objects are written, each very often."""
+    return "{" + ",".join([_quoted(name).replace("%", "%%") + ":%s" for name in names]) + "}"
 
 
 _WRITERS: Mapping[type, Callable[[Any], str]] = {

@@ -89,6 +89,8 @@ class Spool:
         self._submit = submit
         self._over = over
         self._state = _State.ARRIVING
+        self._first = b""
+        """All that has come, while that is one piece: nearly every message is, and is never copied."""
         self._buffer = bytearray()
         self._reserved = 0
         self._size = 0
@@ -99,14 +101,20 @@ class Spool:
     def write(self, data: bytes) -> None:
         """Append. Raises `StoreFull`, or another `OSError` when the disk refuses; then only `abort` makes sense."""
         assert self._state is _State.ARRIVING
-        self._buffer += data
+        if self._size:
+            self._buffer += self._first
+            self._first = b""
+            self._buffer += data
+        else:
+            self._first = data
         self._size += len(data)
-        self._reserve(len(self._buffer))
+        held = len(self._first) + len(self._buffer)
+        self._reserve(held)
         tight = self._budget.used > self._budget.limit
         if self._size > self._settings.row_limit or tight:
             if self._fd is None:
                 self._open()
-            if len(self._buffer) >= _PIECE or tight:
+            if held >= _PIECE or tight:
                 self._spill()
 
     def finish(self) -> Deferred[Body]:
@@ -114,7 +122,7 @@ class Spool:
         assert self._state is _State.ARRIVING
         self._state = _State.FINISHED
         if self._fd is None:
-            return succeed(BytesBody(bytes(self._buffer)))
+            return succeed(BytesBody(self._first or bytes(self._buffer)))
         try:
             self._spill()
         except Exception:  # whatever it is, it goes to the caller in the Deferred
@@ -155,10 +163,13 @@ class Spool:
     def _spill(self) -> None:
         assert self._fd is not None
         try:
-            write_all(self._fd, self._buffer)
+            write_all(self._fd, self._first or self._buffer)
         except OSError as error:
             raise full_or_same(error, self._files.path(self._id)) from error
-        self._buffer = bytearray()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._first, self._buffer = b"", bytearray()
         self._reserve(0)
 
     def _reserve(self, octets: int) -> None:
@@ -167,8 +178,7 @@ class Spool:
 
     def _end(self, *, discard: bool) -> None:
         self._state = _State.OVER
-        self._buffer = bytearray()
-        self._reserve(0)
+        self._forget()
         fd, self._fd = self._fd, None
         if discard and self._in_file:
             # There is nobody to tell: what cannot be removed now is removed when the store is opened again.

@@ -38,6 +38,8 @@ MESSAGES = {
 """The `message` of an event that brings none; of all others it is the event's name."""
 
 _EVENT_LEVELS = {"bounced": "warn", "expired": "warn", "discarded": "warn", "unsettled": "error"}
+_TAKEN = SECRET | {"time", "level", "event", "message"}
+"""Names of fields that a line never shows, or has already."""
 _PLAIN = re.compile(r"[!#-<>-~]+\Z")
 
 Format = Callable[[float, str, str, str, Mapping[str, Any]], bytes]
@@ -70,15 +72,15 @@ def json_lines() -> Format:
     timestamp = Timestamps()
 
     def line(when: float, level: str, event: str, message: str, fields: Mapping[str, Any]) -> bytes:
-        record: dict[str, Any] = {"time": timestamp(when), "level": level, "event": event, "message": message}
-        if not SECRET.isdisjoint(fields) or not record.keys().isdisjoint(fields):
-            fields = {name: value for name, value in fields.items() if name not in SECRET and name not in record}
+        if not _TAKEN.isdisjoint(fields):
+            fields = {name: value for name, value in fields.items() if name not in _TAKEN}
+        record = {"time": timestamp(when), "level": level, "event": event, "message": message, **fields}
         try:
-            text = write_object({**record, **fields}, _encode)
+            text = write_object(record, _encode)
         except (ValueError, TypeError, RecursionError):
-            text = write_object({**record, **{str(name): quote(repr(value)) for name, value in fields.items()}})
+            text = write_object({str(n): v if n in _TAKEN else quote(repr(v)) for n, v in record.items()})
         # JSON lets DEL through; a terminal would not.
-        return text.replace("\x7f", "\\u007f").encode("ascii") + b"\n"
+        return (text.replace("\x7f", "\\u007f") if "\x7f" in text else text).encode("ascii") + b"\n"
 
     return line
 
