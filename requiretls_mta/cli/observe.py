@@ -6,6 +6,7 @@ import json
 import sqlite3
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,6 +16,7 @@ from requiretls_mta.cli.owner import become_owner_of
 from requiretls_mta.message.address import AddressError, ascii_domain
 from requiretls_mta.report.observation import FEATURES, YES, Host, Sighting
 from requiretls_mta.report.observe import known, ledger_path
+from requiretls_mta.service.control_client import ControlClient, NotRunning, ServiceError
 
 _FLAGS = ("starttls", "requiretls", "dnssec")
 """Features that are there or not, and nothing further."""
@@ -23,18 +25,24 @@ _FLAGS = ("starttls", "requiretls", "dnssec")
 @click.command()
 @click.argument("domain", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+@click.option("--counters", is_flag=True, help="What became of promises since the service began, as Prometheus text.")
 @config_options
 @click.pass_context
-def observe(context: click.Context, domain: str | None, as_json: bool) -> None:
+def observe(context: click.Context, domain: str | None, as_json: bool, counters: bool) -> None:
     """Show who supports what: per recipient domain and MX host, dated, as learned from mail and `explain`.
 
-    Works while the service runs and while it does not. Status 1: nothing is known of DOMAIN.
+    Works while the service runs and while it does not, but for --counters. Status 1: nothing is known of DOMAIN.
     """
     # Imported before root gives itself up: whom the state belongs to need not see our files.
     from requiretls_mta.cli import observe_table
 
     state = configuration(context).state
     become_owner_of(state)
+    if counters:
+        if domain or as_json:
+            fail(USAGE, "--counters stands alone: it counts for all domains, as text")
+        click.echo(_counters(state), nl=False)
+        return
     try:
         found = known(ledger_path(state), ascii_domain(domain.rstrip(".")) if domain else None)
     except AddressError as error:
@@ -47,6 +55,14 @@ def observe(context: click.Context, domain: str | None, as_json: bool) -> None:
         observe_table.print_table(found, domain)
     if domain and not found:
         sys.exit(NO)
+
+
+def _counters(state: Path) -> str:
+    try:
+        with ControlClient(state) as service:
+            return str(service.ask("counters"))
+    except (NotRunning, ServiceError) as error:
+        fail(UNREACHABLE, str(error))
 
 
 def _as_json(domain: str, mx: str, host: Host) -> dict[str, Any]:

@@ -46,6 +46,7 @@ from requiretls_mta.relay.settings import RelaySettings
 from requiretls_mta.relay.sts import STSPolicies
 from requiretls_mta.relay.sts_fetch import PolicyHosts
 from requiretls_mta.report.answered import Answered
+from requiretls_mta.report.counters import Counters
 from requiretls_mta.report.dsn import Reports
 from requiretls_mta.report.observe import Observations, ledger_path
 from requiretls_mta.report.tlsrpt import TLSReports
@@ -169,13 +170,14 @@ class _House:
             wall=wall,
             events=told,
         )
+        counters = Counters()
         self.schedule = Schedule(
             store=self.store,
             choose=self._choose,
             report=lambda message, told: self.admission.to_all(message, reports(message, told)),
             clock=reactor,
             wall=wall,
-            events=told,
+            events=Subscribers(told, counters),
             settings=lambda: self.policies.schedule,
             respond=replies,
             trace=trace,
@@ -190,6 +192,7 @@ class _House:
                 wake=self.schedule.wake,
                 give_up=self.schedule.give_up,
                 flush=self.tracing.writer.flush,
+                counters=counters.text,
                 events=told,
             ),
         )

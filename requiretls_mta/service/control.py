@@ -55,6 +55,8 @@ class Controls:
     """End a message as failed, with a report to its sender; False when it is not there, or being attempted."""
     flush: Callable[[], Deferred[None]] = lambda: succeed(None)
     """Write what the trace still holds in memory."""
+    counters: Callable[[], str] = lambda: ""
+    """What was counted since the service began, as text."""
     events: Events = attrs.field(factory=NoEvents)
     """Told of what the operator does to messages."""
 
@@ -171,6 +173,8 @@ class _ControlProtocol(LineOnlyReceiver):
             case "flush":
                 await controls.flush()
                 return True
+            case "counters":
+                return controls.counters()
             case "rows":
                 await self._send_rows(await store.rows())
                 return True

@@ -113,6 +113,14 @@ def test_one_domain(state):
     assert (result.exit_code, result.stdout) == (1, "nothing is known of nobody.test\n")
 
 
+def test_counters_are_the_running_services(state):
+    """Status 3 without one; they are not of one domain, and no JSON."""
+    result = run("--counters")
+    assert result.exit_code == 3 and "no service answers" in result.output
+    assert run("--counters", "there.test").exit_code == 2
+    assert run("--counters", "--json").exit_code == 2
+
+
 def test_nothing_yet(tmp_path, monkeypatch):
     """A state folder that does not exist is one in which nothing was observed; it is not created."""
     monkeypatch.chdir(tmp_path)

@@ -160,7 +160,7 @@ def test_mail_that_stays_here(world):
 
 
 def test_what_a_person_reads(world):
-    """Plain and complete in a pipe: the steps, the certificate, the record, the code."""
+    """P06: plain and complete in a pipe: the steps, the certificate, the record, the code."""
     done = tool(world, "r@ee.test")
     assert done.returncode == 0 and "\x1b" not in done.stdout
     assert f"1. mx.ee.test at {ODD}, port {world.port} (preference 10)" in done.stdout

@@ -137,7 +137,7 @@ def report_in(octets):
 
 
 def test_a_day_of_mail_is_observed_and_reported(world):
-    """What the sessions showed, while the service runs and while it does not; the reports come through broken DANE."""
+    """P05, B16: what sessions showed, with and without the service; reports come through broken DANE."""
     a, b, web, port, ask = world
     with smtplib.SMTP(A, port, timeout=10) as client:
         for to in ("x@good.test", "x@bad.test"):

@@ -163,6 +163,9 @@ def test_a_message_that_fails_and_its_report(world):
     assert [r["address"] for r in report["recipients"]] == ["ann@a.test"]
     assert report["events"][-1]["event"] == "delivered"
     no_secrets(world, json.dumps([message, report]), world.a.tool("trace", queue_id))
+    # P07: and it is counted.
+    counted = world.a.tool("observe", "--counters")
+    assert 'requiretls_mta_requiretls_total{outcome="bounced",reason="5.7.30"} 1\n' in counted
 
 
 def test_the_operator_gives_a_held_message_up(world):

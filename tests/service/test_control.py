@@ -94,6 +94,7 @@ class Control(TestCase):
             events=self.events,
             give_up=lambda message_id: succeed(message_id == ID),
             flush=lambda: succeed(self.flushed.append(1)),
+            counters=lambda: "requiretls 1\n",
             store=self.store,
             wall=lambda: 5.0,
             reload=lambda: self.reloading(),
@@ -140,6 +141,7 @@ class Control(TestCase):
         """The latest second of it waits in memory otherwise."""
         assert await self.tool(lambda client: client.ask("flush")) is True
         assert self.flushed == [1]
+        assert await self.tool(lambda client: client.ask("counters")) == "requiretls 1\n"
 
     async def test_rows_come_as_documented(self):
         """The JSON of `queue list`."""
