@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import datetime
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import attrs
 from twisted.application.service import IService
-from twisted.cred.portal import IRealm, Portal
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.threadpool import ThreadPool
-from zope.interface import implementer
 
 from requiretls_mta.checks.interfaces import Client, Tools
 from requiretls_mta.checks.pipeline import Pipeline, load_checks
@@ -51,15 +46,17 @@ from requiretls_mta.report.dsn import Reports
 from requiretls_mta.report.observe import Observations, ledger_path
 from requiretls_mta.report.tlsrpt import TLSReports
 from requiretls_mta.service.auto_replies import auto_replies
+from requiretls_mta.service.certificates import load_certificates
 from requiretls_mta.service.config import Config
 from requiretls_mta.service.config_notes import cautions
 from requiretls_mta.service.config_sections import Listen
 from requiretls_mta.service.control import Controls, ControlSocket
+from requiretls_mta.service.doors import Doors
 from requiretls_mta.service.events import Subscribers
-from requiretls_mta.service.listeners import Binding, Listeners
+from requiretls_mta.service.listeners import Listeners
 from requiretls_mta.service.mailboxes import Mailboxes
 from requiretls_mta.service.mta import MTA, Parts
-from requiretls_mta.service.policies import Policies, policies, relay_settings, session_settings, with_files
+from requiretls_mta.service.policies import Policies, policies, relay_settings, with_files
 from requiretls_mta.service.state import prepare_state, shard
 from requiretls_mta.service.tls_reports import tls_reports
 from requiretls_mta.service.tracing import tracing
@@ -87,14 +84,6 @@ def make_service(
     if reactor is None:
         from twisted.internet import reactor  # noqa: PLC0415  # whoever names none means the global one
     return _House(config, reactor, resolver, events or NoEvents(), wall).service()
-
-
-@implementer(IRealm)
-class _Realm:
-    """Whoever logs in may submit; what that means the station decides."""
-
-    def requestAvatar(self, avatarId: Any, mind: Any, *interfaces: Any) -> tuple[Any, Any, Callable[[], None]]:
-        return interfaces[-1], None, lambda: None
 
 
 class _House:
@@ -217,10 +206,21 @@ class _House:
 
     def service(self) -> MTA:
         """The service, with the order of its parts."""
+        doors = Doors(
+            reactor=self.reactor,
+            config=self.config,
+            users=self.users,
+            contexts=self.contexts,
+            station=self._station,
+            pipeline=self._pipeline,
+            events=self.events,
+            transcribes=self.tracing.transcribes,
+            wall=self.wall,
+        )
         mta = MTA(
             self.reactor,
             Parts(
-                listeners=Listeners(self.reactor, self._bindings()),
+                listeners=Listeners(self.reactor, doors.bindings()),
                 privileged=self._privileged,
                 store=self.store,
                 prepare=self._prepare,
@@ -271,63 +271,19 @@ class _House:
 
     # --- listeners --------------------------------------------------------------------------------------------
 
-    def _bindings(self) -> list[Binding]:
-        # The session's classes import twisted.mail.smtp, which installs a reactor: not before somebody wants a service.
-        from requiretls_mta.smtp._stock import LOGINCredentials  # noqa: PLC0415
-        from requiretls_mta.smtp.credentials import PlainCredentials  # noqa: PLC0415
-        from requiretls_mta.smtp.factory import RequireTLSESMTPFactory  # noqa: PLC0415
-        from requiretls_mta.smtp.proxied import ProxiedFactory  # noqa: PLC0415
-        from requiretls_mta.smtp.server import PROMISES  # noqa: PLC0415
-
-        bindings = []
-        for name, listen in self.config.listen.items():
-            submission = listen.service.startswith("submission")
-            sessions = RequireTLSESMTPFactory(
-                Portal(_Realm(), [self.users]) if submission else None,
-                reactor=self.reactor,
-                settings=session_settings(self.config, name),
-                station=ReceptionStation(
-                    store=self.store,
-                    admission=self.admission,
-                    settings=lambda: self.policies.receive,
-                    events=self.events,
-                    decisions=self.tracing.events,
-                    wall=self.wall,
-                    trusted=listen.trusted,
-                    callout=self.mailboxes.ask,
-                    rates=self.rates,
-                    signer=self.signer,
-                ),
-                contextFactory=self.contexts,
-                challengers={b"PLAIN": PlainCredentials, b"LOGIN": LOGINCredentials} if submission else None,
-                promises=PROMISES,
-                pipeline=self._pipeline(listen),
-                events=self.events,
-                listener=name,
-                transcribes=self.tracing.transcribes,
-                wall=self.wall,
-            )
-            factory: Any = sessions
-            if listen.service == "submissions":
-                factory = TLSMemoryBIOFactory(self.contexts, False, sessions)
-                factory.noisy = False
-            proxied = ProxiedFactory(
-                factory,
-                reactor=self.reactor,
-                listener=name,
-                proxies=listen.proxies,
-                max_waiting=listen.max_connections,
-            )
-            bindings += [
-                Binding(
-                    name=name,
-                    endpoint=endpoint.listening,
-                    factory=proxied if endpoint.proxied else factory,
-                    sessions=sessions,
-                )
-                for endpoint in listen.endpoint
-            ]
-        return bindings
+    def _station(self, listen: Listen) -> ReceptionStation:
+        return ReceptionStation(
+            store=self.store,
+            admission=self.admission,
+            settings=lambda: self.policies.receive,
+            events=self.events,
+            decisions=self.tracing.events,
+            wall=self.wall,
+            trusted=listen.trusted,
+            callout=self.mailboxes.ask,
+            rates=self.rates,
+            signer=self.signer,
+        )
 
     def _check_settings(self, name: str) -> Any:
         return self.policies.checks.get(name)
@@ -346,7 +302,7 @@ class _House:
 
     def _privileged(self) -> None:
         if self.config.tls.certificate is not None:
-            self.contexts.loaded = self._load_tls(self.config)
+            self.contexts.loaded = load_certificates(self.config, self.wall())
         self.relay = relay_settings(self.config)
         self.policies = with_files(self.policies)
         self._caution()
@@ -355,25 +311,7 @@ class _House:
     def _prepare(self) -> None:
         prepare_state(self.config.state)
         if self.contexts.loaded is None:
-            self.contexts.loaded = self._load_tls(self.config)
-
-    def _load_tls(self, config: Config) -> server_tls.Loaded:
-        tls = config.tls
-        now = datetime.datetime.fromtimestamp(self.wall(), datetime.UTC)
-        if tls.certificate is not None and tls.key is not None:
-            certificate: Path = tls.certificate
-            key: Path = tls.key
-        else:
-            folder = config.state / "tls"
-            certificate, key = server_tls.private_files(folder, config.hostname, now)
-            self._log.warn("no certificate is configured: {file} of a private CA is used", file=str(certificate))
-        named = [
-            server_tls.Named(names=frozenset(sni.names), certificate=sni.certificate, key=sni.key) for sni in tls.sni
-        ]
-        loaded = server_tls.load(certificate=certificate, key=key, minimum=tls.minimum, named=named)
-        for warning in loaded.warnings(now):
-            self._log.warn("{warning}", warning=warning)
-        return loaded
+            self.contexts.loaded = load_certificates(self.config, self.wall())
 
     async def _started(self) -> None:
         self.tracing.writer.start()
@@ -399,7 +337,11 @@ class _House:
     def reload(self, config: Config) -> None:
         """Put a new configuration's policies into force, all of them or, raising, none."""
         new = with_files(policies(config, self.policies.generation + 1))
-        loaded, relay, users = self._load_tls(config), relay_settings(config, new.generation), self.users.read()
+        loaded, relay, users = (
+            load_certificates(config, self.wall()),
+            relay_settings(config, new.generation),
+            self.users.read(),
+        )
         self.policies, self.relay, self.contexts.loaded = new, relay, loaded
         self.users.replace(users)
         self.config = attrs.evolve(self.config, tls=config.tls)
