@@ -23,6 +23,8 @@ Verb = Literal["pass", "none", "temperror", "permerror"]
 
 LONGEST_ZONE = 253 - 64
 """Characters: 32 nibbles and their dots stand in front of it."""
+SHORTEST_KEY = 16
+"""Characters of a label that may be a key."""
 MOST_CODES = 20
 """Different codes for one client; no list means more, and all of them are reported."""
 _LOOPBACK = ipaddress.ip_network("127.0.0.0/8")
@@ -84,7 +86,7 @@ ANY = patterns(ANY_CODE)
 class ListSettings:
     """One list, as configured."""
 
-    zone: str
+    zone: str = attrs.field(repr=False)
     """What is queried: A-labels in lower case, at most `LONGEST_ZONE` characters. May hold a key: never shown."""
     display_zone: str
     accept: tuple[Pattern, ...] = ANY
@@ -99,6 +101,11 @@ class ListSettings:
     def is_mirror(self) -> bool:
         """Whether another zone is asked than is shown."""
         return self.zone != self.display_zone
+
+    def is_betrayed_by(self, text: str) -> bool:
+        """Whether a text tells the zone that is asked, or a key in it, though another one is shown."""
+        hidden = (one for one in (self.zone, *keys_in(self.zone)) if one not in self.display_zone)
+        return any(one in text.lower() for one in hidden)
 
 
 @attrs.frozen(kw_only=True)
@@ -121,6 +128,15 @@ class Finding:
 
 
 # --- names ----------------------------------------------------------------------------------------------------------
+
+
+def keys_in(zone: str) -> tuple[str, ...]:
+    """The labels of a zone that look like a customer's key: long, and letters and digits in one."""
+    return tuple(
+        label
+        for label in zone.split(".")
+        if len(label) >= SHORTEST_KEY and label.isalnum() and not label.isalpha() and not label.isdigit()
+    )
 
 
 def client_of(address: str | None) -> ClientIP | None:
@@ -238,6 +254,8 @@ def complete(finding: Finding, a: Answer, txt: Answer | None, settings: ListSett
     text = None
     if finding.result == "pass" and txt is not None and not txt.is_failure and settings.txt != "off":
         text = reportable(txt.records, needs_domain=settings.txt == "domain")
+        if text is not None and settings.is_betrayed_by(text.value):
+            text = None
     sec: Literal["yes", "no", "na"] = "na"
     # RFC 8904 2: a local mirror is asked over no secure way that DNSSEC would know of.
     if validating and not settings.is_mirror:

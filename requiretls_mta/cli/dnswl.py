@@ -31,7 +31,7 @@ from requiretls_mta.message.reply import quote
 from requiretls_mta.service.config import Config
 from requiretls_mta.service.config_errors import Refused
 from requiretls_mta.service.config_sections import DNSWL
-from requiretls_mta.service.config_types import parse_domain
+from requiretls_mta.service.config_types import ListZone, parse_domain
 from requiretls_mta.service.policies import list_settings
 
 QUOTA = "Lists count queries for each resolver: ask through one of your own, not through a public one."
@@ -62,7 +62,7 @@ def dnswl(context: click.Context, *, address: str | None, zone: str | None, chec
 
 
 async def look_up(tools: Tools, client: ClientIP, lists: list[ListSettings]) -> dict[str, Any]:
-    """What each list says, with the raw answers behind it."""
+    """What each list says, with the answers behind it."""
     whitelists = [Whitelist(settings, tools) for settings in lists]
     findings = await gatherResults([one.look_up(client) for one in whitelists])
     entries = []
@@ -96,7 +96,7 @@ async def test(resolver: Resolver, settings: ListSettings) -> dict[str, Any]:
                 "name": name.removesuffix(f"{settings.zone}.") + settings.display_zone,
                 "expected": _expected(name in listed, settings),
                 "ok": tested(name, answer, entries, settings).result == "pass",
-                "answer": _answer(answer),
+                "answer": _answer(answer, settings),
             }
             for name, answer in zip(names, answers, strict=True)
         ],
@@ -128,7 +128,7 @@ def _lists(config: Config, zone: str | None) -> list[ListSettings]:
     except Refused as error:
         fail(USAGE, f"--zone {zone}: {error.allowed} is needed")
     known = (entry for entry in config.dnswl if name in (entry.zone, entry.display_zone))
-    return [list_settings(next(known, None) or DNSWL(zone=name))]
+    return [list_settings(next(known, None) or DNSWL(zone=ListZone(name)))]
 
 
 def _list_entry(settings: ListSettings, finding: Finding, answers: list[Answer]) -> dict[str, Any]:
@@ -141,14 +141,16 @@ def _list_entry(settings: ListSettings, finding: Finding, answers: list[Answer])
         "sec": finding.sec,
         "overrides_spf": finding.overrides_spf(settings),
         "report": show_result(report(finding, settings), utf8=True),
-        "answers": {answer.rdtype: _answer(answer) for answer in answers},
+        "answers": {answer.rdtype: _answer(answer, settings) for answer in answers},
     }
 
 
-def _answer(answer: Answer) -> dict[str, Any]:
+def _answer(answer: Answer, settings: ListSettings) -> dict[str, Any]:
+    """An answer as it came; but a text that tells the zone behind `display_zone` is not shown."""
+    records = [_record(record) for record in answer.records]
     return {
         "rcode": answer.rcode,
-        "records": [_record(record) for record in answer.records],
+        "records": ["(names the zone)" if settings.is_betrayed_by(one) else one for one in records],
         "secure": answer.is_secure,
         "ttl": answer.ttl,
         "server": answer.server,

@@ -39,6 +39,7 @@ def converter(folder: Path) -> cattrs.Converter:
         kinds.DurationOrNone: kinds.parse_duration_or_none,
         kinds.Size: kinds.parse_size,
         kinds.Domain: kinds.parse_domain,
+        kinds.ListZone: kinds.parse_list_zone,
         kinds.DomainPattern: kinds.parse_pattern,
         kinds.AddressKey: kinds.parse_address_key,
         kinds.Addresses: kinds.parse_addresses,

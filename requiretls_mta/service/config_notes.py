@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from requiretls_mta.checks.dnswl_rules import keys_in
 from requiretls_mta.message.addresses_file import AddressesError, read_addresses
 from requiretls_mta.receive.known import load_recipients
 from requiretls_mta.receive.lists import MOST_MEMBERS
@@ -17,7 +18,7 @@ from requiretls_mta.receive.signing_keys import ALLOWED, SigningKeyError, keys_o
 from requiretls_mta.service.config import Config, as_toml_tables
 from requiretls_mta.service.config_errors import Path_, Problem, dotted
 from requiretls_mta.service.config_sections import RECIPIENT_WORDS
-from requiretls_mta.service.config_types import StoreURL
+from requiretls_mta.service.config_types import Domain, ListZone, StoreURL
 from requiretls_mta.service.policies import Policies
 
 _LATER: dict[Path_, Callable[[Config], bool]] = {
@@ -128,6 +129,9 @@ def cautions(found: Policies) -> list[str]:
         told.append(
             f"tlsrpt: no [[dkim.sign]] is for {contact}; receivers must ignore reports by mail without a signature"
         )
+    for index, entry in enumerate(config.dnswl):
+        if keys_in(entry.display_zone):
+            told.append(f"dnswl[{index}].zone: every message will show what looks like a key; set display_zone as well")
     return told
 
 
@@ -164,7 +168,10 @@ def _leaves(tables: Any, path: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
 
 
 def without_secrets(config: Config) -> Config:
-    """The configuration as it may be shown: no password in the store's URL."""
+    """The configuration as it may be shown: no password in the store's URL, no zone that is shown as another."""
+    hidden = ListZone(Domain("***"))
+    lists = (attrs.evolve(one, zone=hidden) if one.zone != one.display_zone else one for one in config.dnswl)
+    config = attrs.evolve(config, dnswl=tuple(lists))
     head, at, tail = config.store.url.rpartition("@")
     scheme, slashes, login = head.partition("://")
     user, colon, _ = login.partition(":")

@@ -138,11 +138,11 @@ def _requiretls(config: Config) -> Iterator[Conflict]:
 
 
 def _dnswl(config: Config) -> Iterator[Conflict]:
-    zones: set[str] = set()
+    zones: dict[str, int] = {}
     for index, entry in enumerate(config.dnswl):
         if entry.zone in zones:
-            yield Conflict((("dnswl", index, "zone"),), f'"{entry.zone}" again', "each zone once")
-        zones.add(entry.zone)
+            yield Conflict((("dnswl", index, "zone"),), f"that of dnswl[{zones[entry.zone]}] again", "each zone once")
+        zones.setdefault(entry.zone, index)
         if len(entry.zone) > LONGEST_ZONE:
             found = f"{len(entry.zone)} characters"
             yield Conflict((("dnswl", index, "zone"),), found, f"at most {LONGEST_ZONE}, for a name to stand in front")

@@ -23,6 +23,7 @@ from requiretls_mta.service.config_types import (
     Endpoints,
     File,
     FileOrWord,
+    ListZone,
     Lmtp,
     Maildir,
     NameServer,
@@ -239,7 +240,7 @@ class TLSRPT:
 class DNSWL:
     """`[[dnswl]]`: one whitelist (RFC 8904)."""
 
-    zone: Domain
+    zone: ListZone = attrs.field(repr=False)
     display_zone: Domain = attrs.field(default=attrs.Factory(lambda self: self.zone, takes_self=True))
     # What is not given is as the list is known to need it.
     accept: tuple[AnswerPattern, ...] = attrs.Factory(

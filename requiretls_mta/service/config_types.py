@@ -32,6 +32,8 @@ Count = NewType("Count", int)
 """An integer from 1 on."""
 Domain = NewType("Domain", str)
 """A host or domain name as A-labels in lower case."""
+ListZone = NewType("ListZone", Domain)
+"""A `Domain` that may hold a key, and is not shown where it is wrong."""
 DomainPattern = NewType("DomainPattern", str)
 """A `Domain`, one behind a dot (its subdomains), or `*`."""
 AddressKey = NewType("AddressKey", str)
@@ -153,6 +155,14 @@ def parse_domain(value: object) -> Domain:
         return Domain(ascii_domain(text))
     except (AddressError, Refused):
         raise Refused("a host or domain name of letters, digits and hyphens between dots") from None
+
+
+def parse_list_zone(value: object) -> ListZone:
+    """A domain name, in its compared form. Raises `Refused`, never showing what was found."""
+    try:
+        return ListZone(parse_domain(value))
+    except Refused as error:
+        raise Refused(error.allowed, found="something else (not shown: it may hold a key)") from None
 
 
 def parse_pattern(value: object) -> DomainPattern:

@@ -245,6 +245,25 @@ def test_the_field_of_rfc_8904():
         assert unfolded(complete(judge(a, settings), a, txt, settings, validating=False), settings) == told
 
 
+@pytest.mark.parametrize(
+    ("zone", "display_zone", "text", "is_shown"),
+    [
+        ("abc123key.wl.example", "wl.example", "a.example of 1.2.0.192.ABC123key.wl.example", False),
+        ("qhzqaacotgzsxj2gpoyuhzcd24.dq.example", "wl.example", "a.example qhzqaacotgzsxj2gpoyuhzcd24", False),
+        ("abc123key.wl.example", "wl.example", "a.example of wl.example", True),
+        ("dnswl.local", "list.dnswl.org", "a.example https://dnswl.org/s/?s=1", True),
+        ("dnswl.org", "list.dnswl.org", "a.example https://dnswl.org/s/?s=1", True),
+        ("a1b2c3d4e5f6g7h8.example", "a1b2c3d4e5f6g7h8.example", "a1b2c3d4e5f6g7h8.example", True),
+    ],
+)  # fmt: skip
+def test_a_text_does_not_tell_what_display_zone_hides(zone, display_zone, text, is_shown):
+    """Lists that repeat what they were asked; what is shown anyway is no secret."""
+    settings = attrs.evolve(LIST, zone=zone, display_zone=display_zone)
+    a = answer("A", "127.0.0.2")
+    found = complete(judge(a, settings), a, answer("TXT", text.encode()), settings, validating=False)
+    assert (found.text is not None) == is_shown
+
+
 def test_which_passes_save_a_client_from_spf():
     """Scenario 81: a pass without trust does not, nor does an error with a good code beside it."""
     settings = attrs.evolve(ORG, override_spf=patterns(["127.0.[2..15].[1..3]"]))

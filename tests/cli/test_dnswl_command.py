@@ -83,3 +83,17 @@ def test_the_zone_with_a_key_is_not_shown(monkeypatch, tmp_path):
         assert json.loads(done.output)["healthy"] is True
         assert "abc123key" not in done.output
     assert ListSettings(zone=keyed, display_zone=ZONE).is_mirror
+
+
+def test_a_text_that_names_the_zone_is_not_shown(monkeypatch, tmp_path):
+    """Some lists repeat in it what they were asked."""
+    keyed = f"abc123key.{ZONE}"
+    (tmp_path / "mta.toml").write_text(f'[[dnswl]]\nzone = "{keyed}"\ndisplay_zone = "{ZONE}"\n')
+    resolver, name = FakeResolver(), query_name(client_of("192.0.2.1"), keyed)
+    resolver.on(selftest_names(keyed).listed, "A", answer("A", "127.0.0.2"))
+    resolver.on(name, "A", answer("A", "127.0.0.2"))
+    resolver.on(name, "TXT", answer("TXT", b"a.example " + name.upper().encode()))
+    for form in ([], ["--json"]):
+        done = invoke(monkeypatch, resolver, "192.0.2.1", *form, "--config", str(tmp_path / "mta.toml"))
+        assert done.exit_code == 0, done.output
+        assert "abc123key" not in done.output.lower() and "(names the zone)" in done.output

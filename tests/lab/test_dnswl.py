@@ -21,7 +21,9 @@ GOOD_V4 = [
     '192.0.2.7 :127.0.5.2:say "hi" c:\\x',
 ]
 GOOD_V6 = ["2001:db8::2:1 :127.0.10.1:fwd.example https://dnswl.test/?d=fwd.example"]
+KEYED = "4f7ac1a9b2e84d2f.keyed.test"
 LISTS = {
+    KEYED: (["127.0.0.2 :127.0.10.0:", f"192.0.2.1 :127.0.5.3:a.example asked for $ in {KEYED}"], []),
     "good.test": (GOOD_V4, GOOD_V6),
     "quota.test": (GOOD_V4, []),
     "hi.test": (["0/0 :127.0.10.3:"], ["0/0 :127.0.10.3:"]),
@@ -44,7 +46,8 @@ def mta(tmp_path_factory, lab):
     folder = tmp_path_factory.mktemp("mta")
     mx, plain, own = free_port(ADDRESS), free_port(ADDRESS), free_port(ADDRESS)
     host, port = lab.resolver_address
-    lists = "".join(f'[[dnswl]]\nzone = "{zone}"\n' for zone in ("good.test", "hi.test", "dead.test"))
+    lists = f'[[dnswl]]\nzone = "{KEYED}"\ndisplay_zone = "keyed.test"\n'
+    lists += "".join(f'[[dnswl]]\nzone = "{zone}"\n' for zone in ("good.test", "hi.test", "dead.test"))
     instance = MTA(
         folder,
         f"""hostname = "mx.here.test"
@@ -75,12 +78,18 @@ action = "off"
 {lists}accept = ["127.0.[2..15].[0..3]"]
 """,
         (ADDRESS, plain),
-    ).start()
+    )
+    instance.file.write_text(instance.file.read_text().replace("[log]\n", '[log]\nlevel = "debug"\n'))
+    instance.start()
     instance.mx, instance.plain, instance.own = mx, plain, own
     yield instance
     assert instance.stop() == 0
     log = instance.log.read_text()
-    assert "Traceback" not in log
+    assert "Traceback" not in log and '"zone":"keyed.test"' in log.replace(": ", ":")
+    # 83: log, trace, queue, mail: nothing that is written has the key.
+    written = [path for path in folder.rglob("*") if path.is_file() and path != instance.file]
+    assert len(written) > 10
+    assert not [path for path in written if KEYED[:16].encode() in path.read_bytes()]
 
 
 def swaks(port, to, *options, body="Subject: x\n\nbody\n"):
@@ -119,9 +128,12 @@ GOOD = "dns.zone=good.test dns.sec=na"
 )
 def test_what_a_list_says_is_on_top(mta, number, client, expected):
     """1, 3, 4, 46, 47 against a real list; 18 and 19 beside it: one that lists everybody, and a dead one."""
+    is_listed = client == "192.0.2.1"
+    keyed = f"dnswl={'pass' if is_listed else 'none'} dns.zone=keyed.test dns.sec=na"
+    keyed += " policy.ip=127.0.5.3" * is_listed
     fields = delivered(mta, client, f"case{number}@here.test")
     assert fields[0].startswith("Return-Path:")
-    assert fields[1] == f"Authentication-Results: mta.here.test; {expected}{REST}"
+    assert fields[1] == f"Authentication-Results: mta.here.test; {keyed}; {expected}{REST}"
     assert fields[2].startswith("Received:")
 
 
@@ -169,12 +181,14 @@ def test_the_tool_looks_an_address_up(mta):
     assert status == 0
     found = json.loads(out)
     assert found["address"] == "192.0.2.1"
-    good, hi, dead = found["lists"]
+    keyed, good, hi, dead = found["lists"]
     assert (good["zone"], good["result"], good["codes"], good["sec"]) == ("good.test", "pass", ["127.0.5.3"], "na")
     assert good["report"] == f"dnswl=pass {GOOD} policy.ip=127.0.5.3 {FWD}"
     assert good["answers"]["A"]["records"] == ["127.0.5.3"]
     assert good["answers"]["TXT"]["records"] == ["fwd.example https://dnswl.test/?d=fwd.example"]
     assert (hi["result"], hi["reason"], dead["reason"]) == ("permerror", "selftest", "selftest")
+    assert (keyed["zone"], keyed["answers"]["TXT"]["records"]) == ("keyed.test", ["(names the zone)"])
+    assert KEYED not in out
     status, out, _ = tool(mta, "::ffff:192.0.2.1")
     assert status == 0
     assert "good.test: pass\n    A    127.0.5.3\n" in out

@@ -338,6 +338,53 @@ def test_a_secret_is_not_shown(tmp_path):
     assert without_secrets(load_config()) == load_config()
 
 
+KEY = "4f7ac1a9b2e84d2"
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        (f'zone = "{KEY}..list.example"', "dnswl[0].zone"),
+        (f'zone = "{KEY}.list.example"\n[[dnswl]]\nzone = "{KEY}.list.example"', "dnswl[1].zone"),
+        (f'zone = "{KEY}.{"a." * 100}example"', "dnswl[0].zone"),
+    ],
+)
+def test_a_key_in_a_zone_is_not_shown(tmp_path, text, key):
+    """In no error, which may end in a log; nor where the configuration is shown, or written by a debugger."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, f"[[dnswl]]\n{text}"))
+    assert key in str(caught.value) and KEY not in str(caught.value)
+    good = f'[[dnswl]]\nzone = "{KEY}.list.example"\ndisplay_zone = "list.example"\n[[dnswl]]\nzone = "b.example"\n'
+    config = load_config(write(tmp_path, good))
+    assert [(one.zone, one.display_zone) for one in without_secrets(config).dnswl] == [
+        ("***", "list.example"),
+        ("b.example", "b.example"),
+    ]
+    assert KEY not in repr(config) + repr(policies(config).checks)
+
+
+@pytest.mark.parametrize(
+    ("zone", "is_told"),
+    [
+        ("qhzqaacotgzsxj2gpoyuhzcd24.wl.example", True),
+        ("wl.4f7ac1a9b2e84d2f8f0c6f1d2a9b3c4d.example", True),
+        ("list.dnswl.org", False),
+        ("hostkarma.junkemailfilter.com", False),
+        ("xn--a-very-long-name-4f7ac1a9b2e84.example", False),
+        ("reputations2026.example", False),
+        ("averylongnameofaword.20261125202611252026.example", False),
+    ],
+)
+def test_a_zone_that_seems_to_hold_a_key_is_told(tmp_path, zone, is_told):
+    """Without a display_zone every message would show it; the warning does not."""
+    (tmp_path / "a.toml").write_text(f'[[dnswl]]\nzone = "{zone}"\n')
+    told = cautions(policies(load_config(tmp_path / "a.toml")))
+    assert [text[:14] for text in told] == ["dnswl[0].zone:"] * is_told
+    assert not set(zone.split(".")) - {"wl"} & set("".join(told).replace(".", " ").split())
+    (tmp_path / "a.toml").write_text(f'[[dnswl]]\nzone = "{zone}"\ndisplay_zone = "wl.example"\n')
+    assert cautions(policies(load_config(tmp_path / "a.toml"))) == []
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [("a = ", "bad TOML"), ("a = 1\na = 2", "bad TOML"), ("[" * 5000, "TOML"), ("x = '\x01'", "bad TOML")],
