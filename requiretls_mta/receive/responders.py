@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.plugin import getPlugins
 
@@ -30,8 +31,11 @@ class Memory(Protocol):
     def silence(self, sender: str, recipient: str, message_id: str) -> str | None:
         """Why this message (queue id) is not answered now; None: it may be. Addresses are keys."""
 
-    def note(self, sender: str, recipient: str, message_id: str) -> None:
-        """It is answered; told before that is durable, and again should it not have become so."""
+    def note(self, sender: str, recipient: str, message_id: str) -> Deferred[bool]:
+        """It is to be answered, once this fires with True: it is durable that it was; never fails.
+
+        The same is told again of a message whose settlement, the reply in it, did not become durable.
+        """
 
 
 def load_responders(package: ModuleType = plugins) -> list[IResponder]:
@@ -50,7 +54,7 @@ def load_responders(package: ModuleType = plugins) -> list[IResponder]:
 
 @attrs.frozen(kw_only=True)
 class AutoReplies:
-    """Called by the schedule within the settlement, so that a reply enters the queue when its message leaves it."""
+    """Called by the schedule before the settlement, so that a reply enters the queue when its message leaves it."""
 
     responders: Sequence[IResponder]
     memory: Memory
@@ -62,19 +66,31 @@ class AutoReplies:
     wall: Callable[[], float]
     events: Events
 
-    def __call__(self, message: Message, delivered: Sequence[Delivered]) -> tuple[Message, ...]:
-        """The replies of those in whose mailboxes it has arrived; never raises."""
+    def __call__(self, message: Message, delivered: Sequence[Delivered]) -> Deferred[tuple[Message, ...]]:
+        """The replies of those in whose mailboxes it has arrived; never fails."""
+        return Deferred.fromCoroutine(self._replies(message, delivered))
+
+    async def _replies(self, message: Message, delivered: Sequence[Delivered]) -> tuple[Message, ...]:
         try:
             if message.envelope.sender is None or message.content.header_end > MOST_HEADER:
                 return ()
             header = message.header()
             replies = [self._reply(message, outcome.recipient.address, header) for outcome in delivered]
-            return self.to_all(message, [reply for reply in replies if reply is not None])
+            made = []
+            for reply, noted, told in filter(None, replies):
+                # What a crash would make forgotten might be said again: rather nothing is said (RFC 3834 2).
+                if await noted:
+                    made.append(reply)
+                    self.events.emit("replied", **told)
+            return self.to_all(message, made)
         except Exception:
             _log.failure("message {queue_id} gets no automatic reply", queue_id=message.id)
             return ()
 
-    def _reply(self, message: Message, recipient: Address, header: bytes) -> Message | None:
+    def _reply(
+        self, message: Message, recipient: Address, header: bytes
+    ) -> tuple[Message, Deferred[bool], dict[str, Any]] | None:
+        """What is to be said, whether it is on record that it was, and the event that tells of it."""
         settings, sender = self.settings(), message.envelope.sender
         assert sender is not None
         author = addressed(message, recipient, header, settings)
@@ -99,17 +115,15 @@ class AutoReplies:
         if not quotes_subject(answer, message):
             # A millisecond or few, some hundred times an hour at the most: no reason to let the settlement wait.
             reply = sign_own(reply, settings.signing, int(reply.received))
-        self.memory.note(sender.key, recipient.key, message.id)
-        self.events.emit(
-            "replied",
-            queue_id=message.id,
-            sender=str(sender),
-            recipient=str(recipient),
-            reply_id=reply.id,
-            responder=responder.name,
-            requiretls=reply.envelope.tag.value if reply.envelope.tag else None,
-        )
-        return reply
+        told = {
+            "queue_id": message.id,
+            "sender": str(sender),
+            "recipient": str(recipient),
+            "reply_id": reply.id,
+            "responder": responder.name,
+            "requiretls": reply.envelope.tag.value if reply.envelope.tag else None,
+        }
+        return reply, self.memory.note(sender.key, recipient.key, message.id), told
 
     def _ask(self, responder: IResponder, message: Message, recipient: Address, header: bytes) -> Answer | None:
         try:

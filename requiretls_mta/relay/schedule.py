@@ -21,7 +21,7 @@ from requiretls_mta.message.stored import Message
 from requiretls_mta.queue.store import Entry, IQueueStore, Lease, Settlement, StoreFull
 from requiretls_mta.relay.destination import BROKE_OFF, Attempt, Destination, Group, Way
 from requiretls_mta.relay.retry import RetrySettings
-from requiretls_mta.relay.settling import Ending, Reporter, Responder, conclude, given_up
+from requiretls_mta.relay.settling import Ending, Reporter, Responder, conclude, given_up, in_mailboxes
 
 CONGESTED = Reply(451, "4.4.5", "too many messages wait for this destination already")
 
@@ -340,6 +340,19 @@ class Schedule:
             self._released(1)
             self._answer(attempt.lease, done=False)
             return
+        arrived = in_mailboxes(ending.ended) if self._respond is not None else ()
+        if self._respond is None or not arrived:
+            self._end(ending)
+            return
+        replies = self._respond(attempt.lease.message, arrived)
+        self._settling.add(replies)
+        replies.addCallback(lambda made: self._replied(replies, ending.with_replies(made)))
+
+    def _replied(self, replies: Deferred[Any], ending: Ending) -> None:
+        self._settling.discard(replies)
+        self._end(ending)
+
+    def _end(self, ending: Ending) -> None:
         if not self._endings:
             # Attempts that end in the same turn share one transaction.
             self._clock.callLater(0, self._flush)
@@ -354,7 +367,6 @@ class Schedule:
             now=now,
             retry=retry,
             rng=self._rng,
-            respond=self._respond,
         )
 
     def _flush(self) -> None:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import attrs
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from requiretls_mta.message.birth import birth
@@ -23,8 +24,8 @@ from requiretls_mta.report.dsn_rules import Told, action_of
 
 Reporter = Callable[[Message, Sequence[Told]], tuple[Message, ...]]
 """What an attempt gives birth to: reports, or nothing."""
-Responder = Callable[[Message, Sequence[Delivered]], tuple[Message, ...]]
-"""What is said to the sender when a message has arrived in mailboxes; never raises."""
+Responder = Callable[[Message, Sequence[Delivered]], Deferred[tuple[Message, ...]]]
+"""What is said to the sender when a message has arrived in mailboxes; never fails."""
 
 GIVEN_UP = Reply(554, "5.3.0", "given up by the operator of this mail server")
 _log = Logger()
@@ -133,9 +134,8 @@ def conclude(
     now: float,
     retry: RetrySettings,
     rng: random.Random,
-    respond: Responder | None = None,
 ) -> Ending:
-    """The end of a lease, with the reports and replies that it gives birth to."""
+    """The end of a lease, with the reports that it gives birth to."""
     ended = settle(lease, outcomes, now, retry, rng)
     offspring: tuple[Message, ...] = ()
     try:
@@ -145,8 +145,6 @@ def conclude(
         # Nobody is given up in silence, and nobody who was delivered is attempted again for it.
         _log.failure("no report about message {queue_id} can be written", queue_id=lease.message.id)
         ended = [keep_unreported(one, now + retry.pauses[-1]) for one in ended]
-    if respond is not None and (arrived := in_mailboxes(ended)):
-        offspring += respond(lease.message, arrived)
     settled = tuple(one.settled for one in ended)
     return Ending(Settlement(lease=lease, settled=settled, offspring=offspring), ended, now)
 
@@ -164,6 +162,11 @@ class Ending:
     def is_final(self) -> bool:
         """Whether nobody of the lease is attempted again."""
         return all(one.final for one in self.settlement.settled)
+
+    def with_replies(self, replies: tuple[Message, ...]) -> Ending:
+        """The same, with what is said to the sender."""
+        offspring = self.settlement.offspring + replies
+        return attrs.evolve(self, settlement=attrs.evolve(self.settlement, offspring=offspring))
 
     def tell(self, events: Events, trouble: Exception | None, trace: Trace | None = None) -> None:
         """One event for each recipient: what became of it, or `unsettled` where, by this trouble, it is not stored.

@@ -67,8 +67,8 @@ class Answered:
             return "much was answered within the last hour"
         return None
 
-    def note(self, sender: str, recipient: str, message_id: str) -> None:
-        """It is answered."""
+    def note(self, sender: str, recipient: str, message_id: str) -> Deferred[bool]:
+        """It is answered; fires with whether that is durable."""
         now, pair = self._wall(), _digest(sender, recipient)
         row = (pair, _digest(recipient), now, message_id)
         before = self._pairs.pop(pair, None)
@@ -77,7 +77,7 @@ class Answered:
             self._recent.append((now, row[1]))
         while (oldest := next(iter(self._pairs.values())))[2] <= now - PAUSE:
             del self._pairs[oldest[0]]
-        self._ledger.run(partial(_write, row=row, before=now - PAUSE))
+        return self._ledger.run(partial(_write, row=row, before=now - PAUSE)).addCallback(bool)
 
     def _loaded(self, rows: list[Row] | None) -> None:
         if rows is None:
@@ -97,6 +97,7 @@ def _rows(connection: sqlite3.Connection, *, since: float) -> list[Row]:
     ).fetchall()
 
 
-def _write(connection: sqlite3.Connection, *, row: Row, before: float) -> None:
+def _write(connection: sqlite3.Connection, *, row: Row, before: float) -> bool:
     connection.execute("INSERT OR REPLACE INTO answered VALUES (?, ?, ?, ?)", row)
     connection.execute("DELETE FROM answered WHERE at <= ?", (before,))
+    return True

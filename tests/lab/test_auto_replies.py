@@ -1,8 +1,10 @@
 """B13: automatic replies of somebody else's plugin, the one in docs/auto-replies.rst, installed as a package."""
 
+import contextlib
 import email
 import email.policy
 import smtplib
+import sqlite3
 import ssl
 import sysconfig
 import time
@@ -147,6 +149,25 @@ def test_a_reply_goes_out_by_the_rules(world):
     world.b.mail("zoe@b.test")
     assert len(world.a.events("replied")) == 2
     assert len(world.b.mailbox("bob@b.test")) == 1 and not world.b.mailbox("eve@b.test")
+
+
+def test_a_kill_does_not_double_a_reply(world):
+    """No reply leaves before it is on disk to whom it goes: here another holds that file when the process is killed."""
+    world.send("eve@b.test")
+    world.b.mail("eve@b.test")
+    with contextlib.closing(sqlite3.connect(world.a.folder / "state" / "shared" / "answered.db")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        world.send("bob@b.test")
+        world.a.mail("ann@a.test", 2)
+        time.sleep(1)
+        world.a.kill()
+    assert not world.b.mailbox("bob@b.test")
+    world.a.start()
+    world.b.mail("bob@b.test")
+    world.send("bob@b.test")
+    world.send("zoe@b.test")
+    world.b.mail("zoe@b.test")
+    assert len(world.b.mailbox("bob@b.test")) == 1
 
 
 def test_a_reply_keeps_the_promise_b13(world):

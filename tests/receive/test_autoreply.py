@@ -2,11 +2,13 @@
 
 import email
 import email.policy
+import time
 
 import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.defer import succeed
 
 from requiretls_mta.message.address import Address, parse_mailbox
 from requiretls_mta.message.content import ContentScanner
@@ -308,6 +310,7 @@ class Memory:
 
     def note(self, *words):
         self.noted.append(words)
+        return succeed(True)
 
 
 def to_their_senders(about, made):
@@ -316,7 +319,7 @@ def to_their_senders(about, made):
 
 def replies(*responders, memory=None, about=None, to_all=to_their_senders, settings=SETTINGS):
     events = RecordedEvents()
-    made = AutoReplies(
+    given = AutoReplies(
         responders=responders,
         memory=memory or Memory(),
         settings=lambda: settings,
@@ -326,7 +329,11 @@ def replies(*responders, memory=None, about=None, to_all=to_their_senders, setti
         wall=lambda: float(NOW),
         events=events,
     )(about or message(), [Delivered(recipient=Recipient(ANN), reply=Reply(250, "2.0.0", "ok"), host="h")])
-    return made, events
+    results = []
+    given.addCallback(results.append)
+    while not results:  # a ledger's thread
+        time.sleep(0.001)
+    return results[0], events
 
 
 OURS = attrs.evolve(SETTINGS, signing={"here.test": (SigningKey(domain="here.test", selector="s", key=ED25519),)})
@@ -394,6 +401,14 @@ def test_a_crash_neither_loses_nor_doubles_a_reply(tmp_path):
         found.append(len(replies(Responder(Answer(body="x")), memory=memory, about=about)[0]))
         memory.stop()
     assert found == [1, 1, 0]
+
+
+def test_what_cannot_be_remembered_is_not_said():
+    """RFC 3834 2: better than to say it twice; the log has no reply that was not given."""
+    memory = Memory()
+    memory.note = lambda *words: succeed(False)
+    made, events = replies(Responder(Answer(body="x")), memory=memory)
+    assert made == () and not events.seen
 
 
 def test_trouble_costs_the_reply_alone():

@@ -280,6 +280,7 @@ class Node:
     def note(self, sender, recipient, message_id):
         """It has now."""
         self.answered[sender, recipient] = message_id
+        return succeed(True)
 
     def start(self):
         """A new life: nothing is leased."""

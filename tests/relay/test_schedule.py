@@ -116,7 +116,7 @@ def test_replies_enter_with_the_settlement_of_what_they_answer():
 
     def respond(about, arrived):
         asked.append((about.id, [one.recipient.address.local for one in arrived]))
-        return (message(9, ["s@y.test"], sender=None),)
+        return succeed((message(9, ["s@y.test"], sender=None),))
 
     bench = Bench(Scripted(answer), respond=respond)
     bench.schedule.start()
@@ -125,6 +125,24 @@ def test_replies_enter_with_the_settlement_of_what_they_answer():
     with_reply, without, *_ = sorted(bench.store.settlements, key=lambda one: one.lease.message.id)
     assert [one.id for one in with_reply.offspring] == ["0000000000000009"]
     assert with_reply.lease.message.id == "0000000000000001" and without.offspring == ()
+
+
+def test_nothing_is_settled_before_its_reply_is_on_record():
+    """Others do not wait for it; whoever stops the schedule does."""
+    replies = Deferred()
+    bench = Bench(
+        Scripted(lambda recipients: succeed([attrs.evolve(one, in_mailbox=True) for one in delivered(recipients)])),
+        respond=lambda about, arrived: replies if about.id.endswith("1") else succeed(()),
+    )
+    bench.schedule.start()
+    bench.submit(message(1, ["a@x.test"]), message(2, ["b@x.test"]))
+    assert [one.lease.message.id[-1] for one in bench.store.settlements] == ["2"]
+    stopped = bench.schedule.stop()
+    assert not stopped.called
+    replies.callback((message(9, ["s@y.test"], sender=None),))
+    bench.turn()
+    assert [one.id[-1] for one in bench.store.settlements[1].offspring] == ["9"]
+    assert stopped.called
 
 
 def test_fresh_leases_need_no_look_into_the_store():
