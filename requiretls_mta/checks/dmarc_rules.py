@@ -69,8 +69,10 @@ class Finding:
 def author_domains(header: bytes) -> list[str]:
     """The domains of all addresses in all From fields, as A-labels; raises `BadFrom`."""
     found: dict[str, None] = {}
+    room = LONGEST_FROM
     for field in fields_named(header, b"from"):
-        if len(field.value) > LONGEST_FROM:
+        room -= field.end - field.start
+        if room < 0:
             raise BadFrom("From is too long")
         for address in addresses(field.value.decode("utf-8", "replace")):
             _, at, domain = address.rpartition("@")

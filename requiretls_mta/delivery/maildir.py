@@ -129,7 +129,7 @@ def _octets(message: Message) -> Iterator[bytes]:
     sender = message.envelope.sender
     yield f"Return-Path: <{sender if sender else ''}>\n".encode()
     # RFC 5321 4.4: the one that came along is not ours.
-    cuts = tuple((f.start, f.end) for f in header.fields(message.header()) if f.name == b"return-path")
+    cuts = tuple((f.start, f.end) for f in header.fields_named(message.header(), b"return-path"))
     yield from with_lf(message.pieces(cuts))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Iterator
+from itertools import chain, islice
 
 import attrs
 
@@ -47,8 +48,8 @@ def fields(header: bytes) -> Iterator[Field]:
 
 
 def fields_named(header: bytes, name: bytes) -> Iterator[Field]:
-    """The fields of one name, without a walk through all others."""
-    for match in re.finditer(rb"^" + re.escape(name) + rb"[ \t]*:", header, re.IGNORECASE | re.MULTILINE):
+    """The fields of one name (lower case), without a walk through all others: of these a header can hold very many."""
+    for match in _starts(header, name):
         end = match.start()
         while True:
             line_end = header.find(b"\r\n", end)
@@ -59,17 +60,19 @@ def fields_named(header: bytes, name: bytes) -> Iterator[Field]:
         yield Field(name, value, match.start(), end)
 
 
+def _starts(header: bytes, name: bytes) -> Iterator[re.Match[bytes]]:
+    """The names of these fields, up to the colon."""
+    for match in re.finditer(rb"^" + re.escape(name) + rb"[ \t]*:", header, re.IGNORECASE | re.MULTILINE):
+        if header[max(match.start() - 2, 0) : match.start()] in (b"", b"\r\n"):  # a bare LF ends no line
+            yield match
+
+
 def exceeds(header: bytes, name: bytes, limit: int) -> bool:
     """Whether there are more than `limit` fields of this name (lower case); for the Received hops of RFC 5321 6.3."""
     # Hardly any message comes near the limit; its name occurs at least as often as the field does.
     if header.lower().count(name) <= limit:
         return False
-    return count(header, name) > limit
-
-
-def count(header: bytes, name: bytes) -> int:
-    """How many fields of this name (lower case) there are."""
-    return sum(1 for field in fields(header) if field.name == name)
+    return next(islice(_starts(header, name), limit, None), None) is not None
 
 
 def message_id(header: bytes) -> str | None:
@@ -95,7 +98,9 @@ def tls_required(header: bytes) -> TLSRequired:
     if b"tls-required" not in lowered and b"requiretls" not in lowered:
         return TLSRequired.ABSENT
     # The field's value ABNF is the bare string "No", which RFC 5234 2.3 makes case-insensitive; comments do not match.
-    values = [field.value.lower() for field in fields(header) if field.name in (b"tls-required", b"requiretls")]
-    if not values:
-        return TLSRequired.ABSENT
-    return TLSRequired.NO if all(value == b"no" for value in values) else TLSRequired.INVALID
+    said = TLSRequired.ABSENT
+    for field in chain(fields_named(header, b"tls-required"), fields_named(header, b"requiretls")):
+        if field.value.lower() != b"no":
+            return TLSRequired.INVALID
+        said = TLSRequired.NO
+    return said

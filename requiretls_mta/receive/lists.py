@@ -10,7 +10,7 @@ import attrs
 from requiretls_mta.message.address import Address
 from requiretls_mta.message.addresses_file import read_addresses
 from requiretls_mta.message.envelope import Recipient, Tag
-from requiretls_mta.message.header import fields
+from requiretls_mta.message.header import fields_named
 from requiretls_mta.message.stored import Message
 from requiretls_mta.message.trace import date_time
 
@@ -147,8 +147,7 @@ def _passed(message: Message) -> set[str]:
     if b"(list " not in header:
         return set()
     marks: set[str] = set()
-    for field in fields(header):
-        if field.name == b"received":
-            for part in field.value.split(b"(list ")[1:]:
-                marks.add(part.partition(b")")[0].decode("ascii", "replace"))
+    for field in fields_named(header, b"received"):
+        for part in field.value.split(b"(list ")[1:]:
+            marks.add(part.partition(b")")[0].decode("ascii", "replace"))
     return marks

@@ -11,7 +11,7 @@ import attrs
 from requiretls_mta.message.address import Address, AddressError, ascii_domain
 from requiretls_mta.message.envelope import Tag
 from requiretls_mta.message.glob import glob
-from requiretls_mta.message.header import fields
+from requiretls_mta.message.header import fields_named
 
 SUFFIX = "+requiretls"
 """Behind a recipient's local part it asks for REQUIRETLS; taken off before delivery and relaying."""
@@ -32,10 +32,8 @@ class HeaderPattern:
         # Most messages do not even hold the name, and few are worth taking apart.
         if self.name not in header.lower():
             return False
-        return any(
-            field.name == self.name and self.value.match(field.value.decode("utf-8", "replace"))
-            for field in fields(header)
-        )
+        found = fields_named(header, self.name)
+        return any(self.value.match(field.value.decode("utf-8", "replace")) for field in found)
 
 
 @attrs.frozen(kw_only=True)

@@ -212,6 +212,7 @@ def test_the_domains_in_from(value, found):
         b"From: \xff@\xff\r\n",
         b"From: " + b", ".join(b"a@d%d.example" % n for n in range(6)) + b"\r\n",
         b"From: " + b"x" * 20000 + b"@x.example\r\n",
+        b"From: a@x.example\r\n" * 2000,
     ],
 )
 def test_in_nobody_s_name(header):
