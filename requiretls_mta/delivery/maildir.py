@@ -45,6 +45,8 @@ class MaildirSettings:
 
     pattern: str
     """Absolute path with `{domain}`, `{local}` or `{user}` (the same as `{local}`) as whole or part of folder names."""
+    hostname: str
+    """What this server calls itself wherever it tells who has delivered."""
 
     def __attrs_post_init__(self) -> None:
         rest = _PLACE.sub("", self.pattern)
@@ -81,8 +83,8 @@ class MaildirTransport:
         self._settings = settings
         self._wall = wall
         self._numbers = itertools.count()
-        # Slashes and colons must not be in a file's name there.
-        self._host = socket.gethostname().replace("/", "\\057").replace(":", "\\072")
+        # In the names of files: it keeps machines that share a disk apart. Slashes and colons must not be in it.
+        self._machine = socket.gethostname().replace("/", "\\057").replace(":", "\\072")
 
     def deliver(self, message: Message, recipients: Sequence[Recipient]) -> Deferred[list[Outcome]]:
         """Write a file for each recipient."""
@@ -102,12 +104,12 @@ class MaildirTransport:
             self._write(message, folder)
         except OSError as error:
             self._log.warn("mailbox {folder}: {error}", folder=str(folder), error=str(error))
-            return Postponed(recipient=recipient, reply=_trouble(error), host=self._host)
-        return Delivered(recipient=recipient, reply=_STORED, host=self._host, in_mailbox=True)
+            return Postponed(recipient=recipient, reply=_trouble(error), host=settings.hostname)
+        return Delivered(recipient=recipient, reply=_STORED, host=settings.hostname, in_mailbox=True)
 
     def _write(self, message: Message, folder: Path) -> None:
         _make_maildir(folder)
-        name = f"{self._wall():.6f}".replace(".", ".M", 1) + f"P{os.getpid()}Q{next(self._numbers)}.{self._host}"
+        name = f"{self._wall():.6f}".replace(".", ".M", 1) + f"P{os.getpid()}Q{next(self._numbers)}.{self._machine}"
         temporary, final = folder / "tmp" / name, folder / "new" / name
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:

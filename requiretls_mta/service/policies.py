@@ -100,7 +100,7 @@ def policies(config: Config, generation: int = 0) -> Policies:
             )
         ),
         reports=ReportSettings(hostname=config.hostname, bounce=requiretls.bounce, profile=Profile(requiretls.profile)),
-        maildir=MaildirSettings(config.delivery.maildir) if config.delivery.maildir else None,
+        maildir=MaildirSettings(config.delivery.maildir, config.hostname) if config.delivery.maildir else None,
         checks={
             "dnswl": tuple(map(list_settings, config.dnswl)),
             "iprev": config.iprev.enabled or None,

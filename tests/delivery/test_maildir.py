@@ -4,6 +4,7 @@ import errno
 import mailbox
 import os
 import queue
+import socket
 import stat
 import threading
 from pathlib import Path
@@ -35,7 +36,7 @@ def message(data=b"Subject: x\r\n\r\nbody\r\n", sender=None, body=None):
 
 
 def deliver(tmp_path, message, *addresses):
-    settings = MaildirSettings(f"{tmp_path}/{{domain}}/{{local}}")
+    settings = MaildirSettings(f"{tmp_path}/{{domain}}/{{local}}", "mx.here.test")
     transport = MaildirTransport(reactor, ThreadPool(0, 1), lambda: settings, lambda: 1_700_000_000.123456)
     recipients = [Recipient(Address(*a.split("@"))) for a in addresses]
     return transport._deliver(message, recipients, settings)
@@ -60,6 +61,18 @@ def test_each_recipient_gets_a_file_of_its_own(tmp_path):
         assert ":" not in file.name
 
 
+def test_the_server_is_told_by_its_name_the_file_by_the_machines(tmp_path, monkeypatch):
+    """In all outcomes, good or not, what the operator called the server; the file is named as Maildirs want it."""
+    monkeypatch.setattr(socket, "gethostname", lambda: "machine/1:2")
+    (got,) = deliver(tmp_path, message(), "a@ex.test")
+    assert got.host == "mx.here.test"
+    (file,) = (tmp_path / "ex.test/a/new").iterdir()
+    assert file.name.endswith(".machine\\0571\\0722")
+    (tmp_path / "ex.test/b").touch()
+    (got,) = deliver(tmp_path, message(), "b@ex.test")
+    assert isinstance(got, Deferred) and got.host == "mx.here.test"
+
+
 def test_a_return_path_that_came_along_is_left_out(tmp_path):
     """Folded, and in any case; the empty reverse path shows as <>."""
     data = b"RETURN-Path: <forged@\r\n x.test>\r\nSubject: x\r\nreturn-path: <y>\r\n\r\nReturn-Path: body\r\n"
@@ -80,7 +93,7 @@ def test_line_ends_across_pieces(tmp_path):
 @pytest.mark.parametrize("local", ["", ".hidden", "a/b", "../x", "a\x00b", "a\nb", "x" * 65])
 def test_a_local_part_never_leaves_the_root(tmp_path, local):
     """553 5.1.3, and nothing is created."""
-    settings = MaildirSettings(f"{tmp_path}/{{domain}}/{{local}}")
+    settings = MaildirSettings(f"{tmp_path}/{{domain}}/{{local}}", "mx.here.test")
     transport = MaildirTransport(reactor, ThreadPool(0, 1), lambda: settings, lambda: 0.0)
     (got,) = transport._deliver(message(), [Recipient(Address(local, "ex.test"))], settings)
     assert isinstance(got, Failed)
@@ -158,14 +171,15 @@ def test_a_mailbox_that_lost_a_folder_gets_it_again(tmp_path):
 )
 def test_where_a_mailbox_is(address, folder):
     """Lower case, A-labels, NFC; and whatever an address came to hold, never above the root."""
-    got = MaildirSettings("/mail/{domain}/{local}").folder(address)
+    got = MaildirSettings("/mail/{domain}/{local}", "mx.here.test").folder(address)
     assert got == (Path("/mail") / folder if folder else None)
-    assert MaildirSettings("/mail/x-{user}/{domain}.d").folder(Address("B", "ex.test")) == Path("/mail/x-b/ex.test.d")
+    got = MaildirSettings("/mail/x-{user}/{domain}.d", "mx.here.test").folder(Address("B", "ex.test"))
+    assert got == Path("/mail/x-b/ex.test.d")
 
 
 def test_a_reader_of_maildirs_finds_the_messages(tmp_path):
     """Python's mailbox module reads what many deliveries of the same microsecond have left."""
-    settings = MaildirSettings(f"{tmp_path}/{{domain}}/{{local}}")
+    settings = MaildirSettings(f"{tmp_path}/{{domain}}/{{local}}", "mx.here.test")
     transport = MaildirTransport(reactor, ThreadPool(0, 1), lambda: settings, lambda: 1_700_000_000.5)
     recipient = Recipient(Address("a", "ex.test"))
     for number in range(20):
@@ -185,7 +199,7 @@ def test_disks_are_waited_for_in_the_pool_not_in_the_reactor(tmp_path):
         class Turn:
             callFromThread = staticmethod(lambda call, *arguments: calls.put((call, arguments)))
 
-        settings = MaildirSettings(f"{tmp_path}/{{domain}}/{{local}}")
+        settings = MaildirSettings(f"{tmp_path}/{{domain}}/{{local}}", "mx.here.test")
         transport = MaildirTransport(Turn, pool, lambda: settings, lambda: 1_700_000_000.0)
         threads = set()
         transport._write = lambda *arguments: threads.add(threading.get_ident())
@@ -218,4 +232,4 @@ def test_line_ends_wherever_the_pieces_end(parts, data):
 def test_a_bad_pattern_is_refused(pattern):
     """The error names it."""
     with pytest.raises(PatternError, match="no mailbox path"):
-        MaildirSettings(pattern)
+        MaildirSettings(pattern, "mx.here.test")

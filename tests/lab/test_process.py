@@ -276,3 +276,4 @@ def test_delivery_by_lmtp(tmp_path, start, port, kind):
     assert b"with LMTP\n" in octets and b"with ESMTPS " in octets and b"(requiretls)" in octets
     assert box.mail("b@here.test")
     assert {e["recipient"] for e in mta.told("delivered", 2)} == {"a@here.test", "b@here.test"}
+    assert {e["mx"] for e in box.told("delivered", 2)} == {"mx.here.test"}
