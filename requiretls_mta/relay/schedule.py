@@ -1,16 +1,14 @@
-"""The schedule: takes leases out of the queue, attempts their recipients, settles what became of them."""
+"""The schedule: the work in hand. Takes leases, attempts their recipients, hands what became of them on."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
-import attrs
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from requiretls_mta.message.envelope import Recipient
 from requiretls_mta.message.outcome import Deferred as Postponed
@@ -18,10 +16,12 @@ from requiretls_mta.message.outcome import Outcome
 from requiretls_mta.message.ports import Events, Trace
 from requiretls_mta.message.reply import Reply
 from requiretls_mta.message.stored import Message
-from requiretls_mta.queue.store import Entry, IQueueStore, Lease, Settlement, StoreFull
+from requiretls_mta.queue.store import Entry, IQueueStore, Lease
+from requiretls_mta.relay.claims import Claims
 from requiretls_mta.relay.destination import BROKE_OFF, Attempt, Destination, Group, Way
-from requiretls_mta.relay.retry import RetrySettings
-from requiretls_mta.relay.settling import Ending, Reporter, Responder, conclude, given_up, in_mailboxes
+from requiretls_mta.relay.settings import ScheduleSettings
+from requiretls_mta.relay.settlements import Settlements
+from requiretls_mta.relay.settling import Reporter, Responder, given_up
 
 CONGESTED = Reply(451, "4.4.5", "too many messages wait for this destination already")
 
@@ -31,26 +31,6 @@ class Chooser(Protocol):
 
     def __call__(self, recipient: Recipient) -> Way:
         """The way for this recipient."""
-
-
-@attrs.frozen(kw_only=True)
-class ScheduleSettings:
-    """Bounds of the work in hand."""
-
-    retry: RetrySettings = attrs.field(factory=RetrySettings)
-    leases: int = 2000
-    """Messages held in memory at once; the others wait in the store."""
-    share: int = 500
-    """Of these, those that wait for one destination; what comes on top is parked by its id alone."""
-    parked: int = 10_000
-    """Ids parked in all; beyond it what is for a destination that has its share is deferred without an attempt."""
-    claim: int = 200
-    """Messages asked of the store at once."""
-    idle_check: float = 60.0
-    """Seconds after which the store is asked for due messages even if nothing said so."""
-    full_check: float = 10.0
-    """Seconds between looks past what is due for full destinations, when no more can be parked; and between looks at a
-    queue that could not be read."""
 
 
 class Schedule:
@@ -75,31 +55,57 @@ class Schedule:
         """`trace` is told of the reports that settlements give birth to."""
         self._store = store
         self._choose = choose
-        self._report = report
         self._clock = clock
-        self._wall = wall
-        self._events = events
         self._settings = settings
-        self._respond = respond
-        self._rng = rng or random.SystemRandom()
-        self._trace = trace
+        self._claims = Claims(store=store, clock=clock, wall=wall, settings=settings, work=self)
+        self._settlements = Settlements(
+            store=store,
+            clock=clock,
+            wall=wall,
+            events=events,
+            settings=settings,
+            report=report,
+            respond=respond,
+            rng=rng or random.SystemRandom(),
+            trace=trace,
+            over=self._over,
+        )
         self._destinations: dict[str, Destination] = {}
         self._leases = 0
         self._parked = 0
-        self._claiming = False
-        self._asked = 0.0
-        self._again = False
-        self._look_past = float("-inf")
         self._running = False
         self._stopping: Deferred[None] | None = None
-        self._timer: Any = None
-        self._endings: list[Ending] = []
         self._returned: list[str] = []
-        self._settling: set[Deferred[Any]] = set()
-        self._given_up: dict[str, Deferred[bool]] = {}
-        """Who waits for the end of which message."""
 
-    # --- in ---------------------------------------------------------------------------------------------------
+    def start(self) -> None:
+        """Begin with what the store holds."""
+        self._running = True
+        self._claims.start()
+
+    def stop(self) -> Deferred[None]:
+        """No new attempts; fires when those under way are settled. What only waits stays in the store."""
+        self._running = False
+        self._claims.stop()
+        self._settlements.stop()
+        for destination in list(self._destinations.values()):
+            for group in destination.withdraw():
+                self._group_done(group)
+        self._give_back(())
+        if self._stopping is None:
+            self._stopping = Deferred()
+        self._check_stopped()
+        return self._stopping
+
+    def wake(self) -> None:
+        """Something may be due: ask the store now."""
+        self._claims.look()
+
+    # --- room -------------------------------------------------------------------------------------------------
+
+    @property
+    def room(self) -> int:
+        """How many more messages may be held in memory."""
+        return self._settings().leases - self._leases
 
     @property
     def has_room(self) -> bool:
@@ -108,7 +114,7 @@ class Schedule:
 
     def has_room_for(self, message: Message) -> bool:
         """Whether a fresh lease on this message can be taken; else it waits in the store until it is claimed."""
-        if not self.has_room or not self._is_full:
+        if not self.has_room or not self.is_full:
             return self.has_room
         try:
             keys = {self._choose(recipient).key for recipient in message.envelope.recipients}
@@ -122,39 +128,11 @@ class Schedule:
         return destination is not None and len(destination.waiting) >= self._settings().share
 
     @property
-    def _is_full(self) -> bool:
+    def is_full(self) -> bool:
         """Whether no more can be parked."""
         return self._parked >= self._settings().parked
 
-    def start(self) -> None:
-        """Begin with what the store holds."""
-        self._running = True
-        self.wake()
-
-    def stop(self) -> Deferred[None]:
-        """No new attempts; fires when those under way are settled. What only waits stays in the store."""
-        self._running = False
-        self._cancel_timer()
-        for destination in list(self._destinations.values()):
-            for group in destination.withdraw():
-                self._group_done(group)
-        self._give_back(())
-        if self._stopping is None:
-            self._stopping = Deferred()
-        self._check_stopped()
-        return self._stopping
-
-    def wake(self) -> None:
-        """Something may be due: ask the store now."""
-        if not self._running:
-            return
-        if self._claiming:
-            self._again = True
-            return
-        self._claiming = True
-        self._cancel_timer()
-        work = Deferred.fromCoroutine(self._claim())
-        work.addCallbacks(lambda _: self._claimed(), self._not_claimed)
+    # --- in ---------------------------------------------------------------------------------------------------
 
     def take(self, leases: Sequence[Lease]) -> None:
         """Attempt these, or give them back to the store when there is no room or the schedule has stopped."""
@@ -162,71 +140,18 @@ class Schedule:
         if left:
             self._give_back(left)
 
-    async def _claim(self) -> None:
-        settings = self._settings()
-        room = min(settings.claim, settings.leases - self._leases)
-        if room <= 0:
-            return
-        if self._is_full:
-            # Behind what is due for full destinations there may be mail for others.
-            if self._clock.seconds() < self._look_past:
-                return
-            self._look_past = self._clock.seconds() + settings.full_check
-        self._asked = self._wall()
-        leases = await self._store.claim(room, self._asked)
+    def claimed(self, leases: Sequence[Lease]) -> None:
+        """Attempt these, or put them off; or give them back when the schedule has stopped."""
         if not self._running:
             self.take(leases)
             return
         for lease in leases:
             if not self._begin(lease):
                 self._postpone(lease)
-        if len(leases) == room:
-            self._again = True
 
-    def _claimed(self) -> None:
-        self._claiming = False
-        again, self._again = self._again, False
-        if not self._running:
-            self._check_stopped()
-        elif again and self.has_room and not self._is_full:
-            self._clock.callLater(0, self.wake)
-        elif self._is_full:
-            self._sleep(None)
-        else:
-            due = self._store.next_due()
-            due.addCallbacks(self._sleep, lambda _: self._sleep(None))
-
-    def _not_claimed(self, failure: Failure) -> None:
-        self._claiming = self._again = False
-        if failure.check(StoreFull):
-            self._log.error("nothing is attempted while the queue has no space: {error}", error=str(failure.value))
-        else:
-            self._log.failure("the queue cannot be read", failure)
+    def looked(self) -> None:
+        """Nothing more comes of the last look at the store."""
         self._check_stopped()
-        if self._running:
-            self._cancel_timer()
-            self._timer = self._clock.callLater(self._settings().full_check, self._timed)
-
-    def _sleep(self, due: float | None) -> None:
-        if not self._running or self._claiming:
-            return
-        pause = self._settings().idle_check
-        if self._is_full:
-            pause = min(pause, self._settings().full_check)
-        elif due is not None and self.has_room:
-            # By the clock that the store was asked by: set back since, it would make the pause longer.
-            pause = min(max(due - self._asked, 0.05), pause)
-        self._cancel_timer()
-        self._timer = self._clock.callLater(pause, self._timed)
-
-    def _timed(self) -> None:
-        self._timer = None
-        self.wake()
-
-    def _cancel_timer(self) -> None:
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
 
     # --- an attempt -------------------------------------------------------------------------------------------
 
@@ -253,11 +178,11 @@ class Schedule:
                 self._destinations[key] = Destination(self._clock, self._group_done, self._freed, key)
             self._destinations[key].add(Group(attempt, way, entries))
         if not groups:
-            self._settle_part(attempt)
+            self._settlements.end(lease, attempt.outcomes)
         return True
 
     def _park(self, destination: Destination, lease: Lease) -> bool:
-        if self._parked >= self._settings().parked:
+        if self.is_full:
             return False
         destination.parked.append(lease.message.id)
         self._parked += 1
@@ -265,11 +190,10 @@ class Schedule:
 
     def _postpone(self, lease: Lease) -> None:
         """Out of the way of others, until its next attempt (RFC 3463 X.4.5)."""
-        attempt = Attempt(lease)
-        for entry in lease.entries:
-            attempt.outcomes[entry.number] = Postponed(recipient=entry.recipient, reply=CONGESTED)
         self._leases += 1
-        self._settle_part(attempt)
+        self._settlements.end(
+            lease, {entry.number: Postponed(recipient=entry.recipient, reply=CONGESTED) for entry in lease.entries}
+        )
 
     def _group_done(self, group: Group, outcomes: Sequence[Outcome] = ()) -> None:
         attempt = group.attempt
@@ -277,7 +201,7 @@ class Schedule:
             attempt.outcomes[entry.number] = outcome
         attempt.left -= 1
         if attempt.left == 0:
-            self._settle_part(attempt)
+            self._settlements.end(attempt.lease, attempt.outcomes)
 
     def _freed(self, destination: Destination) -> None:
         if self._running and destination.parked and len(destination.waiting) < max(self._settings().share // 2, 1):
@@ -307,7 +231,7 @@ class Schedule:
         released = maybeDeferred(self._store.release, message_ids)
         # Nobody looks for work when there was just found to be too much.
         released.addCallbacks(
-            lambda _: None if self._is_full else self.wake(),
+            lambda _: None if self.is_full else self.wake(),
             lambda failure: self._log.failure("leases cannot be given back", failure),
         )
 
@@ -322,102 +246,24 @@ class Schedule:
         lease = await self._store.lease(message_id)
         if lease is None:
             return False
-        attempt = Attempt(lease)
-        attempt.outcomes |= given_up(lease)
-        waiting = self._given_up[message_id] = Deferred[bool]()
+        end = self._settlements.end_of(message_id)
         self._leases += 1
-        self._settle_part(attempt)
-        return await waiting
+        self._settlements.end(lease, given_up(lease))
+        return await end
 
     # --- out --------------------------------------------------------------------------------------------------
 
-    def _settle_part(self, attempt: Attempt) -> None:
-        """Settle the recipients that were attempted."""
-        try:
-            ending = self._ending(attempt)
-        except Exception:
-            self._log.failure("an attempt cannot be settled; its message stays in the queue")
-            self._released(1)
-            self._answer(attempt.lease, done=False)
-            return
-        arrived = in_mailboxes(ending.ended) if self._respond is not None else ()
-        if self._respond is None or not arrived:
-            self._end(ending)
-            return
-        replies = self._respond(attempt.lease.message, arrived)
-        self._settling.add(replies)
-        replies.addCallback(lambda made: self._replied(replies, ending.with_replies(made)))
-
-    def _replied(self, replies: Deferred[Any], ending: Ending) -> None:
-        self._settling.discard(replies)
-        self._end(ending)
-
-    def _end(self, ending: Ending) -> None:
-        if not self._endings:
-            # Attempts that end in the same turn share one transaction.
-            self._clock.callLater(0, self._flush)
-        self._endings.append(ending)
-
-    def _ending(self, attempt: Attempt) -> Ending:
-        retry, now = self._settings().retry, self._wall()
-        return conclude(
-            attempt.lease,
-            attempt.outcomes,
-            self._report,
-            now=now,
-            retry=retry,
-            rng=self._rng,
-        )
-
-    def _flush(self) -> None:
-        endings, self._endings = self._endings, []
-        work = maybeDeferred(self._store.settle, [ending.settlement for ending in endings])
-        self._settling.add(work)
-        work.addErrback(lambda failure: [failure.value] * len(endings))
-        work.addCallback(lambda results: self._flushed(work, endings, results))
-
-    def _flushed(self, work: Deferred[Any], endings: list[Ending], results: Sequence[Exception | None]) -> None:
-        self._settling.discard(work)
-        # Told only now: what is not on disk happens again when the process ends here.
-        for ending, trouble in zip(endings, results, strict=True):
-            ending.tell(self._events, trouble, self._trace)
-            self._answer(ending.settlement.lease, done=trouble is None and ending.is_final)
-        if failed := [trouble for trouble in results if trouble is not None]:
-            self._not_stored(failed)
-        self._released(len(endings))
-        if any(_leaves_work(ending.settlement) for ending in endings):
-            self.wake()
-
-    def _answer(self, lease: Lease, *, done: bool) -> None:
-        """Tell who had this message given up, if somebody had."""
-        if (waiting := self._given_up.pop(lease.message.id, None)) is not None:
-            waiting.callback(done)
-
-    def _not_stored(self, failed: list[Exception]) -> None:
-        count = len(failed)
-        if self._stopping is not None:  # it was waited for, but not for ever
-            self._log.warn("too late to store outcomes of {count} messages: attempted again at the start", count=count)
-        else:
-            self._log.failure(
-                "outcomes of {count} messages cannot be stored; they will be repeated after a restart",
-                Failure(failed[0]),
-                count=count,
-            )
-
-    def _released(self, count: int) -> None:
+    def _over(self, count: int, more: bool) -> None:
+        """So many leases are; `more` may be due."""
         full = not self.has_room
         self._leases -= count
-        if full and self.has_room:
+        if more or (full and self.has_room):
             self.wake()
         self._check_stopped()
 
     def _check_stopped(self) -> None:
-        busy = self._endings or self._settling or any(d.running for d in self._destinations.values())
-        if self._stopping is not None and not busy and not self._claiming and not self._stopping.called:
+        if self._stopping is None or self._stopping.called:
+            return
+        busy = self._claims.looking or any(d.running for d in self._destinations.values())
+        if not busy and self._settlements.is_idle:
             self._stopping.callback(None)
-
-
-def _leaves_work(settlement: Settlement) -> bool:
-    """Whether something in the store may be due sooner than was known while the message was leased."""
-    ended = sum(one.final for one in settlement.settled)
-    return bool(settlement.offspring) or ended < len(settlement.lease.message.envelope.recipients)

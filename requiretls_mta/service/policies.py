@@ -24,8 +24,7 @@ from requiretls_mta.receive.settings import Settings as ReceiveSettings
 from requiretls_mta.receive.signing_keys import SigningKey, read_key
 from requiretls_mta.relay.lookup import LookupSettings
 from requiretls_mta.relay.retry import RetrySettings
-from requiretls_mta.relay.schedule import ScheduleSettings
-from requiretls_mta.relay.settings import RelaySettings
+from requiretls_mta.relay.settings import RelaySettings, ScheduleSettings
 from requiretls_mta.relay.static_routes import StaticRoute, parse_route
 from requiretls_mta.report.dsn import ReportSettings
 from requiretls_mta.service import config_sections as sections

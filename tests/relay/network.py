@@ -29,7 +29,8 @@ from requiretls_mta.receive.responders import AutoReplies
 from requiretls_mta.receive.settings import Settings
 from requiretls_mta.relay.destination import Way
 from requiretls_mta.relay.retry import RetrySettings
-from requiretls_mta.relay.schedule import Schedule, ScheduleSettings
+from requiretls_mta.relay.schedule import Schedule
+from requiretls_mta.relay.settings import ScheduleSettings
 from requiretls_mta.report.dsn import Reports, ReportSettings
 from requiretls_mta.smtp.interfaces import Peer, Session
 from tests.receive.fakes import FakeWriter, RecordedEvents

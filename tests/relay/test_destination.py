@@ -215,19 +215,6 @@ def test_what_is_handed_in_too_late_or_too_much_goes_back():
     assert sorted(int(queue_id) for queue_id in bench.store.messages) == [2, 3, 5]
 
 
-def test_a_claim_that_comes_back_after_stop_goes_back():
-    """The store may answer when it is too late."""
-    bench = Bench(Scripted())
-    claimed, ready = [], Deferred()
-    bench.store.accept([message(1)], lease=True).addCallback(claimed.extend)
-    bench.store.claim = lambda limit, now: ready
-    bench.schedule.start()
-    stopped = bench.schedule.stop()
-    assert not stopped.called
-    ready.callback(tuple(claimed))
-    assert stopped.called and bench.store.leased == set()
-
-
 KINDS = ("ok", "later", "no", "dead", "short", "broken", "slow ok", "slow later", "slow dead", "slow broken")
 
 

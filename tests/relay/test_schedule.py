@@ -2,7 +2,6 @@
 
 import random
 
-import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,14 +12,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from requiretls_mta.message.address import Address
 from requiretls_mta.message.content import Content
 from requiretls_mta.message.envelope import Envelope, Recipient, Tag
-from requiretls_mta.message.outcome import Cause, Delivered, Failed, Step
+from requiretls_mta.message.outcome import Cause, Delivered, Step
 from requiretls_mta.message.outcome import Deferred as Postponed
 from requiretls_mta.message.reply import Reply
 from requiretls_mta.message.stored import BytesBody, Message
-from requiretls_mta.queue.store import StoreFull
 from requiretls_mta.relay.destination import Way
 from requiretls_mta.relay.retry import RetrySettings, lifetime_of, next_attempt
-from requiretls_mta.relay.schedule import Schedule, ScheduleSettings
+from requiretls_mta.relay.schedule import Schedule
+from requiretls_mta.relay.settings import ScheduleSettings
 from tests.receive.fakes import RecordedEvents
 from tests.relay.fakes import MemoryStore
 
@@ -67,7 +66,7 @@ def delivered(recipients):
 
 
 class Bench:
-    def __init__(self, transport, concurrency=2, report=lambda message, failed: (), respond=None, **settings):
+    def __init__(self, transport, concurrency=2, report=lambda *_: (), respond=None, trace=None, **settings):
         self.clock, self.store, self.events = Clock(), MemoryStore(), RecordedEvents()
         self.schedule = Schedule(
             store=self.store,
@@ -79,6 +78,7 @@ class Bench:
             settings=lambda: ScheduleSettings(**settings),
             respond=respond,
             rng=random.Random(1),
+            trace=trace,
         )
 
     def submit(self, *messages):
@@ -103,46 +103,6 @@ def test_a_due_message_is_attempted_and_settled():
     assert sorted(transport.calls) == [("0000000000000001", ["a", "b"]), ("0000000000000001", ["c"])]
     assert bench.store.messages == {}
     assert [f["recipient"] for f in bench.events.of("delivered")] == ["a@x.test", "b@x.test", "c@z.test"]
-
-
-def test_replies_enter_with_the_settlement_of_what_they_answer():
-    """One transaction; of those in whose mailboxes it has arrived, not of those to whom it was passed on."""
-    asked = []
-
-    def answer(recipients):
-        return succeed(
-            [attrs.evolve(one, in_mailbox=one.recipient.address.local == "a") for one in delivered(recipients)]
-        )
-
-    def respond(about, arrived):
-        asked.append((about.id, [one.recipient.address.local for one in arrived]))
-        return succeed((message(9, ["s@y.test"], sender=None),))
-
-    bench = Bench(Scripted(answer), respond=respond)
-    bench.schedule.start()
-    bench.submit(message(1, ["a@x.test", "b@x.test"]), message(2, ["c@x.test"]))
-    assert asked == [("0000000000000001", ["a"])]
-    with_reply, without, *_ = sorted(bench.store.settlements, key=lambda one: one.lease.message.id)
-    assert [one.id for one in with_reply.offspring] == ["0000000000000009"]
-    assert with_reply.lease.message.id == "0000000000000001" and without.offspring == ()
-
-
-def test_nothing_is_settled_before_its_reply_is_on_record():
-    """Others do not wait for it; whoever stops the schedule does."""
-    replies = Deferred()
-    bench = Bench(
-        Scripted(lambda recipients: succeed([attrs.evolve(one, in_mailbox=True) for one in delivered(recipients)])),
-        respond=lambda about, arrived: replies if about.id.endswith("1") else succeed(()),
-    )
-    bench.schedule.start()
-    bench.submit(message(1, ["a@x.test"]), message(2, ["b@x.test"]))
-    assert [one.lease.message.id[-1] for one in bench.store.settlements] == ["2"]
-    stopped = bench.schedule.stop()
-    assert not stopped.called
-    replies.callback((message(9, ["s@y.test"], sender=None),))
-    bench.turn()
-    assert [one.id[-1] for one in bench.store.settlements[1].offspring] == ["9"]
-    assert stopped.called
 
 
 def test_fresh_leases_need_no_look_into_the_store():
@@ -181,39 +141,6 @@ def test_a_postponed_recipient_comes_back_alone():
     assert bench.events.of("delivered")[1]["attempts"] == 2
 
 
-def test_those_left_of_a_message_are_attempted_on_time():
-    """While some of it were attempted, nobody knew when the others are due."""
-    first = iter([True] * 2)
-
-    def answer(recipients):
-        if next(first, False):
-            return succeed([Postponed(recipient=r, reply=LATER) for r in recipients])
-        return succeed(delivered(recipients))
-
-    transport = Scripted(answer)
-    bench = Bench(transport, idle_check=1e6)
-    bench.schedule.start()
-    bench.submit(message(1, ["a@x.test", "b@z.test"]))
-    for _ in range(61):
-        bench.turn(1)
-    assert len(transport.calls) == 4 and bench.store.messages == {}
-
-
-def test_a_failure_gives_birth_to_its_report_in_the_same_settlement():
-    """The recipient's end and the report are one transaction."""
-    report = message(9, ["s@y.test"], sender=None)
-
-    def answer(recipients):
-        return succeed([Failed(recipient=r, reply=NO) for r in recipients])
-
-    bench = Bench(Scripted(answer), report=lambda m, failed: (report,) if m.envelope.sender else ())
-    bench.schedule.start()
-    bench.submit(message(1))
-    assert bench.store.settlements[0].offspring == (report,)
-    assert [f["queue_id"] for f in bench.events.of("bounced")] == ["0000000000000001", "0000000000000009"]
-    assert bench.store.messages == {}
-
-
 class Broken(SynchronousTestCase):
     def test_a_transport_that_breaks_only_postpones(self):
         """A bug of ours loses no message and stops nobody else."""
@@ -223,69 +150,6 @@ class Broken(SynchronousTestCase):
         assert bench.events.of("deferred")[0]["reply"].startswith("451 4.3.0")
         assert list(bench.store.messages) == ["0000000000000001"]
         assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
-
-    def test_a_queue_that_cannot_be_read(self):
-        """It is asked again in a while, not at once and for ever; with space again, all goes on."""
-        transport = Scripted(lambda rs: succeed(delivered(rs)))
-        for trouble, traces in ((StoreFull("no space"), 0), (OSError("disk"), 3)):
-            bench = Bench(transport)
-            asked, claim = [], bench.store.claim
-            bench.store.claim = lambda *_, asked=asked, trouble=trouble: asked.append(0) or fail(trouble)
-            bench.schedule.start()
-            bench.submit(message(1))
-            assert len(asked) == 2
-            bench.turn(9.9)
-            assert len(asked) == 2
-            bench.turn(0.2)
-            assert len(asked) == 3
-            assert len(self.flushLoggedErrors(OSError)) == traces
-            bench.store.claim = claim
-            bench.turn(10.1)
-            assert bench.store.messages == {}
-            stopped = bench.schedule.stop()
-            assert stopped.called and not bench.clock.getDelayedCalls()
-
-    def test_a_settlement_that_fails_leaves_the_message(self):
-        """What the disk does not take is repeated some day, not forgotten; and not before a restart, and says so."""
-        transport = Scripted(lambda rs: succeed(delivered(rs)))
-        bench = Bench(transport)
-        bench.store.fail = OSError("disk")
-        bench.schedule.start()
-        bench.submit(message(1))
-        bench.turn(3600)
-        assert list(bench.store.messages) == ["0000000000000001"] and len(transport.calls) == 1
-        assert len(self.flushLoggedErrors(OSError)) == 1
-        assert bench.events.of("delivered") == []
-        (event,) = bench.events.of("unsettled")
-        assert event["outcome"] == "delivered" and event["error"] == "disk" and event["recipient"] == "r@x.test"
-        assert event["reply"] == str(OK) and bench.schedule._leases == 0
-
-    def test_of_a_batch_each_is_told_for_itself(self):
-        """One settlement is refused, the others are stored."""
-        bench = Bench(Scripted(lambda rs: succeed(delivered(rs))))
-        settle = bench.store.settle
-        bench.store.settle = lambda settlements: settle(settlements[1:]) and succeed((OSError("disk"), None, None))
-        bench.schedule.start()
-        bench.submit(*(message(n) for n in range(3)))
-        assert list(bench.store.messages) == [f"{0:016}"]
-        assert [f["queue_id"] for f in bench.events.of("unsettled")] == [f"{0:016}"]
-        assert [f["queue_id"] for f in bench.events.of("delivered")] == [f"{1:016}", f"{2:016}"]
-        assert len(self.flushLoggedErrors(OSError)) == 1
-
-
-@pytest.mark.parametrize("event", ["delivered", "deferred", "bounced", "expired"])
-def test_nothing_is_told_before_it_is_on_disk(event):
-    """A crash before the commit makes it happen again: it has not happened yet."""
-    outcome = {"delivered": Delivered, "bounced": Failed}.get(event, Postponed)
-    bench = Bench(Scripted(lambda rs: succeed([outcome(recipient=r, reply=LATER, host="mx") for r in rs])))
-    bench.clock.advance(1e6 if event == "expired" else 0)
-    settle, commit = bench.store.settle, Deferred()
-    bench.store.settle = lambda settlements: commit.addCallback(lambda _: settle(settlements))
-    bench.schedule.start()
-    bench.submit(message(1))
-    assert bench.events.seen == []
-    commit.callback(None)
-    assert [name for name, _ in bench.events.seen] == [event]
 
 
 def test_concurrency_is_counted_per_destination():
@@ -479,17 +343,3 @@ class GivenUp(SynchronousTestCase):
         bench.store.fail = OSError("disk")
         assert self.give_up(bench) is False
         self.flushLoggedErrors(OSError)
-
-    def test_the_births_of_reports_are_for_the_trace(self):
-        """Once they are stored."""
-        put = []
-
-        class Told(RecordedEvents):
-            def put(self, event, write):
-                put.append((event, write()))
-
-        bench = self.begin()
-        bench.schedule._trace = Told()
-        self.give_up(bench)
-        ((event, members),) = put
-        assert event == "queued" and f'"queue_id":"{9:016}"' in members
