@@ -11,6 +11,7 @@ import attrs
 from requiretls_mta.message.birth import birth, names
 from requiretls_mta.message.envelope import Recipient
 from requiretls_mta.message.flat_json import write_object
+from requiretls_mta.message.offspring import NONE, Offspring
 from requiretls_mta.message.ports import Events, Trace
 from requiretls_mta.message.stored import Message
 from requiretls_mta.queue.store import IQueueStore, Lease
@@ -29,7 +30,7 @@ class Schedule(Protocol):
         """Attempt these now."""
 
 
-Expanded = Callable[[Message, Sequence[Recipient], Sequence[Recipient]], tuple[Message, ...]]
+Expanded = Callable[[Message, Sequence[Recipient], Sequence[Recipient]], Offspring]
 """What is reported of a message's aliases for several recipients, and of its lists."""
 
 
@@ -54,9 +55,9 @@ class Admission:
         self._expanded = expanded
         self._trace = trace
 
-    def to_all(self, about: Message, reports: Sequence[Message]) -> tuple[Message, ...]:
+    def to_all(self, about: Message, offspring: Offspring) -> Offspring:
         """`to_all` under the settings of this moment."""
-        return to_all(about, reports, self._settings(), self._store.new_id)
+        return to_all(about, offspring, self._settings(), self._store.new_id)
 
     async def admit(self, message: Message, session: str | None = None) -> None:
         """`admit_all` for one message of which there is nothing to tell."""
@@ -77,23 +78,27 @@ class Admission:
         """
         admitted: list[tuple[Message, Mapping[str, Any]]] = []
         named: list[tuple[Recipient, ...]] = []
-        reports: tuple[Message, ...] = ()
+        born = NONE
         for message, note in zip(messages, notes, strict=True):
             copies, aliases, lists = _reached(message, self._settings(), self._store.new_id)
             # A list that does not inherit the tag was not meant by the rule that set it.
             admitted += [(copy, note if copy.envelope.tag is message.envelope.tag else {}) for copy in copies]
             named += [message.envelope.recipients] * len(copies)
             if (aliases or lists) and self._expanded:
-                reports += self.to_all(message, self._expanded(message, aliases, lists))
+                born += self.to_all(message, self._expanded(message, aliases, lists))
         has_room = all(self._schedule.has_room_for(message) for message, _ in admitted)
-        leases = await self._store.accept([*(message for message, _ in admitted), *reports], has_room)
+        leases = await self._store.accept([*(message for message, _ in admitted), *born.messages], has_room)
         for message, note in admitted:
             self._tell(message, session, note)
         if self._trace is not None:
             for (message, note), recipients in zip(admitted, named, strict=True):
                 self._trace.put("queued", partial(_birth, message, note, recipients, reception))
-            for report in reports:
+            for report in born.messages:
                 self._trace.put("queued", partial(birth, report))
+        for news in born.news:
+            news.tell(self._events)
+            if self._trace is not None:
+                news.tell(self._trace)
         if leases:
             self._schedule.take(leases)
 
@@ -127,22 +132,20 @@ def _birth(
     return birth(message, f"{more},{write_object(note)[1:-1]}" if note else more)
 
 
-def to_all(
-    about: Message, reports: Sequence[Message], settings: Settings, new_id: Callable[[], str]
-) -> tuple[Message, ...]:
+def to_all(about: Message, offspring: Offspring, settings: Settings, new_id: Callable[[], str]) -> Offspring:
     """The same reports, which enter with what gave birth to them, to those behind the sender's own alias.
 
     Of a report that takes the place of another, the recipients are those that are left of its: no aliases any more.
     """
     if about.origin == "report":
-        return tuple(reports)
+        return offspring
     prepared: list[Message] = []
-    for report in reports:
+    for report in offspring.messages:
         try:
             prepared += _reached(report, settings, new_id)[0]
         except AliasLoopError:
             prepared.append(report)
-    return tuple(prepared)
+    return attrs.evolve(offspring, messages=tuple(prepared))
 
 
 def _reached(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Protocol
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -12,8 +12,8 @@ from twisted.logger import Logger
 from twisted.plugin import getPlugins
 
 from requiretls_mta.message.address import Address
+from requiretls_mta.message.offspring import NONE, News, Offspring
 from requiretls_mta.message.outcome import Delivered
-from requiretls_mta.message.ports import Events
 from requiretls_mta.message.profile import Profile
 from requiretls_mta.message.stored import Message
 from requiretls_mta.receive import plugins
@@ -60,48 +60,40 @@ class AutoReplies:
     memory: Memory
     settings: Callable[[], Settings]
     profile: Callable[[], Profile]
-    to_all: Callable[[Message, Sequence[Message]], tuple[Message, ...]]
+    to_all: Callable[[Message, Offspring], Offspring]
     """Of a message, its replies, to those behind the sender's own alias."""
     new_id: Callable[[], str]
     wall: Callable[[], float]
-    events: Events
 
-    def __call__(self, message: Message, delivered: Sequence[Delivered]) -> Deferred[tuple[Message, ...]]:
-        """The replies of those in whose mailboxes it has arrived; never fails."""
+    def __call__(self, message: Message, delivered: Sequence[Delivered]) -> Deferred[Offspring]:
+        """The replies of those in whose mailboxes it has arrived; never fails, and a mistake costs no other's."""
         return Deferred.fromCoroutine(self._replies(message, delivered))
 
-    async def _replies(self, message: Message, delivered: Sequence[Delivered]) -> tuple[Message, ...]:
-        try:
-            if message.envelope.sender is None or message.content.header_end > MOST_HEADER:
-                return ()
-            header = message.header()
-            replies = [self._reply(message, outcome.recipient.address, header) for outcome in delivered]
-            made = []
-            for reply, noted, told in filter(None, replies):
-                # What a crash would make forgotten might be said again: rather nothing is said (RFC 3834 2).
-                if await noted:
-                    made.append(reply)
-                    self.events.emit("replied", **told)
-            return self.to_all(message, made)
-        except Exception:
-            _log.failure("message {queue_id} gets no automatic reply", queue_id=message.id)
-            return ()
+    async def _replies(self, message: Message, delivered: Sequence[Delivered]) -> Offspring:
+        born = NONE
+        if message.envelope.sender is None or message.content.header_end > MOST_HEADER:
+            return born
+        header: bytes | None = None
+        for outcome in delivered:
+            try:
+                header = message.header() if header is None else header
+                born += await self._reply(message, outcome.recipient.address, header)
+            except Exception:
+                _log.failure("message {queue_id} gets no automatic reply", queue_id=message.id)
+        return born
 
-    def _reply(
-        self, message: Message, recipient: Address, header: bytes
-    ) -> tuple[Message, Deferred[bool], dict[str, Any]] | None:
-        """What is to be said, whether it is on record that it was, and the event that tells of it."""
+    async def _reply(self, message: Message, recipient: Address, header: bytes) -> Offspring:
         settings, sender = self.settings(), message.envelope.sender
         assert sender is not None
         author = addressed(message, recipient, header, settings)
         if isinstance(author, Silence) or self.memory.silence(sender.key, recipient.key, message.id):
-            return None
+            return NONE
         for responder in self.responders:
             answer = self._ask(responder, message, recipient, header)
             if answer is not None:
                 break
         else:
-            return None
+            return NONE
         reply = write_reply(
             answer,
             message,
@@ -115,7 +107,7 @@ class AutoReplies:
         if not quotes_subject(answer, message):
             # A millisecond or few, some hundred times an hour at the most: no reason to let the settlement wait.
             reply = sign_own(reply, settings.signing, int(reply.received))
-        told = {
+        replied = {
             "queue_id": message.id,
             "sender": str(sender),
             "recipient": str(recipient),
@@ -123,7 +115,10 @@ class AutoReplies:
             "responder": responder.name,
             "requiretls": reply.envelope.tag.value if reply.envelope.tag else None,
         }
-        return reply, self.memory.note(sender.key, recipient.key, message.id), told
+        born = self.to_all(message, Offspring((reply,), (News("replied", replied),)))
+        # Not before: whoever is noted hears nothing for a week. And what a crash would make forgotten might be said
+        # again: rather nothing is said (RFC 3834 2).
+        return born if await self.memory.note(sender.key, recipient.key, message.id) else NONE
 
     def _ask(self, responder: IResponder, message: Message, recipient: Address, header: bytes) -> Answer | None:
         try:

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from requiretls_mta.message.birth import birth
+from requiretls_mta.message.offspring import NONE, News, Offspring
 from requiretls_mta.message.outcome import Deferred as Postponed
 from requiretls_mta.message.outcome import Delivered, Failed, Outcome, Step, Tried, attempt_id
 from requiretls_mta.message.ports import Events, Trace
@@ -22,9 +23,9 @@ from requiretls_mta.queue.store import Entry, Lease, Settled, Settlement
 from requiretls_mta.relay.retry import RetrySettings, lifetime_of, next_attempt
 from requiretls_mta.report.dsn_rules import Told, action_of
 
-Reporter = Callable[[Message, Sequence[Told]], tuple[Message, ...]]
+Reporter = Callable[[Message, Sequence[Told]], Offspring]
 """What an attempt gives birth to: reports, or nothing."""
-Responder = Callable[[Message, Sequence[Delivered]], Deferred[tuple[Message, ...]]]
+Responder = Callable[[Message, Sequence[Delivered]], Deferred[Offspring]]
 """What is said to the sender when a message has arrived in mailboxes; never fails."""
 
 GIVEN_UP = Reply(554, "5.3.0", "given up by the operator of this mail server")
@@ -137,16 +138,16 @@ def conclude(
 ) -> Ending:
     """The end of a lease, with the reports that it gives birth to."""
     ended = settle(lease, outcomes, now, retry, rng)
-    offspring: tuple[Message, ...] = ()
+    born = NONE
     try:
         if told := [one.told for one in ended if one.told is not None]:
-            offspring = report(lease.message, told)
+            born = report(lease.message, told)
     except Exception:
         # Nobody is given up in silence, and nobody who was delivered is attempted again for it.
         _log.failure("no report about message {queue_id} can be written", queue_id=lease.message.id)
         ended = [keep_unreported(one, now + retry.pauses[-1]) for one in ended]
     settled = tuple(one.settled for one in ended)
-    return Ending(Settlement(lease=lease, settled=settled, offspring=offspring), ended, now)
+    return Ending(Settlement(lease=lease, settled=settled, offspring=born.messages), ended, now, born.news)
 
 
 @attrs.frozen
@@ -157,22 +158,29 @@ class Ending:
     ended: Sequence[Ended]
     at: float
     """Unix seconds."""
+    news: tuple[News, ...] = ()
+    """Of its offspring."""
 
     @property
     def is_final(self) -> bool:
         """Whether nobody of the lease is attempted again."""
         return all(one.final for one in self.settlement.settled)
 
-    def with_replies(self, replies: tuple[Message, ...]) -> Ending:
+    def with_replies(self, replies: Offspring) -> Ending:
         """The same, with what is said to the sender."""
-        offspring = self.settlement.offspring + replies
-        return attrs.evolve(self, settlement=attrs.evolve(self.settlement, offspring=offspring))
+        offspring = self.settlement.offspring + replies.messages
+        return attrs.evolve(
+            self, settlement=attrs.evolve(self.settlement, offspring=offspring), news=self.news + replies.news
+        )
 
     def tell(self, events: Events, trouble: Exception | None, trace: Trace | None = None) -> None:
         """One event for each recipient: what became of it, or `unsettled` where, by this trouble, it is not stored.
 
-        `trace` is told of the reports that entered with it.
+        And what there is to tell of the messages that entered with it; `trace` is told how these came into the world.
         """
+        if trouble is None:
+            for news in self.news:
+                news.tell(events)
         for one in self.ended:
             event, fields = _event(self.settlement.lease.message, one.entry, one.settled, self.at)
             if trouble is None:
@@ -180,8 +188,8 @@ class Ending:
             else:
                 events.emit("unsettled", **fields, outcome=event, error=str(trouble))
         if trouble is None and trace is not None:
-            for report in self.settlement.offspring:
-                trace.put("queued", partial(birth, report))
+            for message in self.settlement.offspring:
+                trace.put("queued", partial(birth, message))
 
 
 def _event(message: Message, entry: Entry, settled: Settled, now: float) -> tuple[str, dict[str, Any]]:

@@ -9,8 +9,8 @@ from twisted.logger import Logger
 
 from requiretls_mta.message.content import ContentScanner
 from requiretls_mta.message.envelope import Envelope, Recipient, Tag
+from requiretls_mta.message.offspring import NONE, News, Offspring
 from requiretls_mta.message.outcome import Delivered, Failed
-from requiretls_mta.message.ports import Events
 from requiretls_mta.message.profile import SUPPORT_REQUIRED, Profile
 from requiretls_mta.message.reply import Reply
 from requiretls_mta.message.stored import BytesBody, Message
@@ -42,33 +42,20 @@ class Reports:
     _log = Logger()
 
     def __init__(
-        self,
-        *,
-        settings: Callable[[], ReportSettings],
-        new_id: Callable[[], str],
-        wall: Callable[[], float],
-        events: Events,
+        self, *, settings: Callable[[], ReportSettings], new_id: Callable[[], str], wall: Callable[[], float]
     ) -> None:
         self._settings = settings
         self._new_id = new_id
         self._wall = wall
-        self._events = events
 
-    def __call__(self, message: Message, told: Sequence[Told]) -> tuple[Message, ...]:
+    def __call__(self, message: Message, told: Sequence[Told]) -> Offspring:
         """At most one message: never a report of a report, and none that the sender did not want (RFC 3461 4.1)."""
         if message.envelope.sender is None:
             failed = [one.outcome for one in told if isinstance(one.outcome, Failed)]
-            return self._report_failed(message, failed) if failed else ()
+            return self._report_failed(message, failed) if failed else NONE
         wanted = [one for one in told if is_wanted(one)]
         if not wanted:
-            self._events.emit(
-                "discarded",
-                level="info",
-                message="no report is sent",
-                queue_id=message.id,
-                reason="the sender asked for none",
-            )
-            return ()
+            return _discarded(message, "the sender asked for none", level="info", message="no report is sent")
         settings, envelope = self._settings(), message.envelope
         tagged = envelope.tag is Tag.REQUIRED
         redacted = tagged and settings.bounce == "redacted"
@@ -88,20 +75,18 @@ class Reports:
                 profile=settings.profile,
             )
         )
-        self._events.emit(
-            "reported",
-            queue_id=message.id,
-            sender=envelope.reverse_path,
-            report=report_id,
-            recipients=len(wanted),
-            actions=sorted({one.action.value for one in wanted}),
-        )
+        reported = {
+            "queue_id": message.id,
+            "sender": envelope.reverse_path,
+            "report": report_id,
+            "recipients": len(wanted),
+            "actions": sorted({one.action.value for one in wanted}),
+        }
         tag = None if redacted else envelope.tag
-        return (_message(report_id, octets, message, to=(Recipient(message.envelope.sender),), tag=tag, now=now),)
+        report = _message(report_id, octets, message, to=(Recipient(message.envelope.sender),), tag=tag, now=now)
+        return Offspring((report,), (News("reported", reported),))
 
-    def expanded(
-        self, message: Message, aliases: Sequence[Recipient], lists: Sequence[Recipient] = ()
-    ) -> tuple[Message, ...]:
+    def expanded(self, message: Message, aliases: Sequence[Recipient], lists: Sequence[Recipient] = ()) -> Offspring:
         """Of aliases for several recipients (RFC 3461 5.2.7.3 (c)), and of lists, which are final delivery (5.2.7.1).
 
         The sender wants to hear of their success.
@@ -116,7 +101,7 @@ class Reports:
             ],
         )
 
-    def _report_failed(self, message: Message, failed: Sequence[Failed]) -> tuple[Message, ...]:
+    def _report_failed(self, message: Message, failed: Sequence[Failed]) -> Offspring:
         """RFC 8689 5: a report must not be lost because the way back cannot protect it; it goes redacted instead.
 
         So does one that quotes a whole 8-bit message, where 8-bit does not pass. What is redacted is neither tagged nor
@@ -126,16 +111,14 @@ class Reports:
         to = tuple(failure.recipient for failure in failed if self._can_be_less(message, failure.reply.enhanced))
         if message.origin != "report" or not to:
             what = "an automatic reply" if message.origin == "reply" else "a report"
-            self._discarded(message, f"{what} that cannot be delivered ends there")
-            return ()
+            return _discarded(message, f"{what} that cannot be delivered ends there")
         try:
             octets = redact_report(b"".join(message.pieces()))
         except (ValueError, OSError, EOFError) as error:
             self._log.error("report {queue_id} cannot be redacted: {error}", queue_id=message.id, error=str(error))
-            self._discarded(message, "a report that cannot be delivered, nor redacted, ends there")
-            return ()
+            return _discarded(message, "a report that cannot be delivered, nor redacted, ends there")
         tag = None if message.envelope.tag is Tag.REQUIRED else message.envelope.tag
-        return (_message(self._new_id(), octets, message, to=to, tag=tag, now=self._wall()),)
+        return Offspring((_message(self._new_id(), octets, message, to=to, tag=tag, now=self._wall()),))
 
     def _can_be_less(self, message: Message, why: str | None) -> bool:
         """Whether a redacted form of our report could get where this one did not."""
@@ -143,8 +126,10 @@ class Reports:
             return why in _NO_PROTECTED_WAY and self._settings().bounce != "requiretls-only"
         return why in _NO_8BIT_WAY and message.content.eight_bit_body
 
-    def _discarded(self, message: Message, reason: str) -> None:
-        self._events.emit("discarded", queue_id=message.id, reason=reason)
+
+def _discarded(about: Message, reason: str, **more: str) -> Offspring:
+    """Nothing, and why."""
+    return Offspring(news=(News("discarded", {"queue_id": about.id, "reason": reason, **more}),))
 
 
 def _message(

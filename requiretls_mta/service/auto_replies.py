@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from requiretls_mta.message.ports import Events
 from requiretls_mta.queue.store import IQueueStore
 from requiretls_mta.receive.admission import Admission
 from requiretls_mta.receive.responders import AutoReplies, load_responders
@@ -22,7 +21,6 @@ def auto_replies(
     admission: Callable[[], Admission],
     policies: Callable[[], Policies],
     wall: Callable[[], float],
-    events: Events,
 ) -> tuple[AutoReplies, Answered] | tuple[None, None]:
     """What the schedule calls, and its memory, which is to be started and stopped."""
     responders = load_responders()
@@ -37,6 +35,5 @@ def auto_replies(
         to_all=lambda about, replies: admission().to_all(about, replies),
         new_id=store.new_id,
         wall=wall,
-        events=events,
     )
     return replies, answered

@@ -145,7 +145,7 @@ class _House:
             trace=trace,
             transcribes=self.tracing.transcribes,
         )
-        reports = Reports(settings=lambda: self.policies.reports, new_id=self.store.new_id, wall=wall, events=told)
+        reports = Reports(settings=lambda: self.policies.reports, new_id=self.store.new_id, wall=wall)
         self.mailboxes = Mailboxes(reactor, self.finder, self._relay_settings, lambda: self.policies)
         self.known = KnownMailboxes(self.maildir, self.mailboxes.why_none)
         replies: AutoReplies | None
@@ -157,7 +157,6 @@ class _House:
             admission=lambda: self.admission,
             policies=lambda: self.policies,
             wall=wall,
-            events=told,
         )
         counters = Counters()
         self.schedule = Schedule(

@@ -22,7 +22,7 @@ def give_up(shard: Shard, message_id: str, policies: Policies, trace: Trace) -> 
     lease = shard.lease(message_id)
     if lease is None:
         return False
-    reports = Reports(settings=lambda: policies.reports, new_id=shard.new_id, wall=time.time, events=trace)
+    reports = Reports(settings=lambda: policies.reports, new_id=shard.new_id, wall=time.time)
     ending = conclude(
         lease,
         given_up(lease),

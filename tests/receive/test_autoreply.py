@@ -314,7 +314,7 @@ class Memory:
 
 
 def to_their_senders(about, made):
-    return tuple(made)
+    return made
 
 
 def replies(*responders, memory=None, about=None, to_all=to_their_senders, settings=SETTINGS):
@@ -327,13 +327,15 @@ def replies(*responders, memory=None, about=None, to_all=to_their_senders, setti
         to_all=to_all,
         new_id=lambda: "0000000000000002",
         wall=lambda: float(NOW),
-        events=events,
     )(about or message(), [Delivered(recipient=Recipient(ANN), reply=Reply(250, "2.0.0", "ok"), host="h")])
     results = []
     given.addCallback(results.append)
     while not results:  # a ledger's thread
         time.sleep(0.001)
-    return results[0], events
+    (made,) = results
+    for news in made.news:
+        news.tell(events)
+    return made.messages, events
 
 
 OURS = attrs.evolve(SETTINGS, signing={"here.test": (SigningKey(domain="here.test", selector="s", key=ED25519),)})

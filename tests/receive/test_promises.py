@@ -8,6 +8,7 @@ from requiretls_mta.message import reply
 from requiretls_mta.message.address import parse_mailbox
 from requiretls_mta.message.envelope import Envelope, Notify, Recipient, Tag
 from requiretls_mta.message.glob import glob
+from requiretls_mta.message.offspring import NONE, Offspring
 from requiretls_mta.receive.lists import MailingList
 from requiretls_mta.receive.rules import Rule, address_pattern, header_pattern
 from tests.receive.test_reception import SETTINGS, Bench, address, send
@@ -149,7 +150,7 @@ def test_a_list_that_was_sent_to_with_success_is_reported():
     """RFC 3461 5.2.7.1: the promise to the sender ends at the list, which is told, and is no alias."""
     bench = Bench(attrs.evolve(SETTINGS, lists={"team@example.org": TEAM}))
     told = []
-    bench.station.admission._expanded = lambda message, aliases, lists: told.append((aliases, lists)) or ()
+    bench.station.admission._expanded = lambda message, aliases, lists: told.append((aliases, lists)) or NONE
     asked = Recipient(address("team@example.org"), notify=frozenset({Notify.SUCCESS}))
     send(bench.begin(), b"\r\n", recipients=[asked])
     assert told == [((), (asked,))]
@@ -161,7 +162,7 @@ def test_a_report_to_a_sender_who_is_a_list_goes_to_its_owner():
     send(bench.begin(), b"\r\n")
     (message,) = bench.store.accepted
     report = attrs.evolve(message, envelope=Envelope(sender=None, recipients=(Recipient(address("team@example.org")),)))
-    (sent,) = bench.station.admission.to_all(message, [report])
+    (sent,) = bench.station.admission.to_all(message, Offspring((report,))).messages
     assert [str(r.address) for r in sent.envelope.recipients] == ["owner@example.org"]
 
 
@@ -173,10 +174,11 @@ def test_a_report_in_place_of_another_goes_only_to_whom_is_left():
     send(bench.begin(), b"\r\n")
     (message,) = bench.store.accepted
     first = attrs.evolve(message, envelope=Envelope(sender=None, recipients=(Recipient(address("boss@example.org")),)))
-    (sent,) = bench.station.admission.to_all(message, [first])
+    (sent,) = bench.station.admission.to_all(message, Offspring((first,))).messages
     assert [str(r.address) for r in sent.envelope.recipients] == ["boss@example.org", "x@y.test"]
     again = attrs.evolve(sent, envelope=attrs.evolve(sent.envelope, recipients=sent.envelope.recipients[:1]))
-    assert bench.station.admission.to_all(attrs.evolve(sent, origin="report"), [again]) == (again,)
+    offspring = Offspring((again,))
+    assert bench.station.admission.to_all(attrs.evolve(sent, origin="report"), offspring) is offspring
 
 
 # --- recipients known at RCPT -------------------------------------------------------------------------------------

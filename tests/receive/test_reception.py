@@ -11,6 +11,7 @@ from requiretls_mta.message import reply
 from requiretls_mta.message.address import parse_mailbox
 from requiretls_mta.message.content import Content, ContentScanner
 from requiretls_mta.message.envelope import Envelope, Notify, Recipient, Tag
+from requiretls_mta.message.offspring import News, Offspring
 from requiretls_mta.message.stored import BytesBody, Message
 from requiretls_mta.queue.store import StoreFull
 from requiretls_mta.receive.admission import Admission
@@ -68,7 +69,7 @@ class Bench:
     def tell(self, message, aliases, lists):
         """What is told of expanded aliases."""
         self.expanded.append((message, aliases))
-        return (expanded_report(message.envelope.sender),)
+        return Offspring((expanded_report(message.envelope.sender),), (News("reported", {"report": "report"}),))
 
     def begin(self, client="203.0.113.9", service="mx", **changes):
         peer = Peer(address=client, port=1, listener="mx", via_proxy=changes.pop("via_proxy", False))
@@ -265,15 +266,19 @@ def test_an_alias_for_several_is_reported_as_expanded(notify):
 
 def test_a_report_reaches_those_behind_the_senders_alias():
     """It enters with what gave birth to it, past the front door; and an alias loop does not lose it."""
+
+    def to_all(bench, to):
+        report = expanded_report(address(to))
+        return bench.station.admission.to_all(expanded_report(None), Offspring((report,))).messages
+
     bench = Bench()
-    about = expanded_report(None)
-    (report,) = bench.station.admission.to_all(about, [expanded_report(address("sales@example.org"))])
+    (report,) = to_all(bench, "sales@example.org")
     assert [str(r.address) for r in report.envelope.recipients] == [
         "anna@example.org", "bob@example.net", "Carla@Example.ORG",
     ]  # fmt: skip
     many = {"all@example.org": tuple(address(f"{n}@example.org") for n in range(1001))}
     bench = Bench(attrs.evolve(SETTINGS, aliases=many))
-    (report,) = bench.station.admission.to_all(about, [expanded_report(address("all@example.org"))])
+    (report,) = to_all(bench, "all@example.org")
     assert [str(r.address) for r in report.envelope.recipients] == ["all@example.org"]
 
 

@@ -82,18 +82,31 @@ class Responder:
         return Answer(body="I am away.")
 
 
+class Truth(RecordedEvents):
+    """Notes what is told of a message that is in no queue and never was."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def emit(self, event, /, **fields):
+        super().emit(event, **fields)
+        for name in ("queue_id", "report", "reply_id"):
+            if name in fields and fields[name] not in self.network.messages:
+                self.network.untrue.append((event, fields))
+
+
 class Process:
     """One life of a node: all that a crash takes away. It is the store as its parts see it, and their transport."""
 
     def __init__(self, node):
         self.node, self.network, self.dead = node, node.network, False
-        clock, self.events = self.network.clock, RecordedEvents()
+        clock, self.events = self.network.clock, Truth(self.network)
         self.new_id, self.body = node.store.new_id, node.store.body
         self.reports = Reports(
             settings=lambda: ReportSettings(hostname=node.domain, bounce=node.bounce),
             new_id=node.store.new_id,
             wall=clock.seconds,
-            events=self.events,
         )
         self.replies = AutoReplies(
             responders=[Responder()],
@@ -103,7 +116,6 @@ class Process:
             to_all=lambda about, replies: self.admission.to_all(about, replies),
             new_id=node.store.new_id,
             wall=clock.seconds,
-            events=self.events,
         )
         self.schedule = Schedule(
             store=self,
@@ -316,6 +328,8 @@ class Network:
         """Where a protected report of ours ended without another form of it, and why."""
         self.replies = []
         """Committed automatic replies, behind what they answer."""
+        self.untrue = []
+        """Events about what is on no disk."""
         self.told = []
         """Where a report was committed, the message that it is about, and the report."""
         self.hops = {number: {} for number in range(count)}

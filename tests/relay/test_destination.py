@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
+from requiretls_mta.message.offspring import NONE, Offspring
 from requiretls_mta.message.outcome import Deferred as Postponed
 from requiretls_mta.message.outcome import Failed
 from requiretls_mta.relay.destination import Way
@@ -69,8 +70,9 @@ class Broken(SynchronousTestCase):
             if broken:
                 raise ZeroDivisionError
             if message.envelope.sender is None:
-                return ()
-            return (attrs.evolve(message, id=f"{7:016}", envelope=attrs.evolve(message.envelope, sender=None)),)
+                return NONE
+            report = attrs.evolve(message, id=f"{7:016}", envelope=attrs.evolve(message.envelope, sender=None))
+            return Offspring((report,))
 
         def answer(recipients):
             return succeed(

@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from requiretls_mta.message.address import Address
 from requiretls_mta.message.content import Content
 from requiretls_mta.message.envelope import Envelope, Recipient, Tag
+from requiretls_mta.message.offspring import NONE, Offspring
 from requiretls_mta.message.outcome import Cause, Delivered, Step
 from requiretls_mta.message.outcome import Deferred as Postponed
 from requiretls_mta.message.reply import Reply
@@ -66,7 +67,7 @@ def delivered(recipients):
 
 
 class Bench:
-    def __init__(self, transport, concurrency=2, report=lambda *_: (), respond=None, trace=None, **settings):
+    def __init__(self, transport, concurrency=2, report=lambda *_: NONE, respond=None, trace=None, **settings):
         self.clock, self.store, self.events = Clock(), MemoryStore(), RecordedEvents()
         self.schedule = Schedule(
             store=self.store,
@@ -287,7 +288,7 @@ class GivenUp(SynchronousTestCase):
 
         def remember(about, told):
             self.told += told
-            return (message(9, ["s@y.test"], sender=None),)
+            return Offspring((message(9, ["s@y.test"], sender=None),))
 
         bench = Bench(
             Scripted(lambda rs: succeed([Postponed(recipient=r, reply=LATER) for r in rs])), report=report or remember

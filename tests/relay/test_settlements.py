@@ -5,6 +5,7 @@ import pytest
 from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
+from requiretls_mta.message.offspring import NONE, News, Offspring
 from requiretls_mta.message.outcome import Deferred as Postponed
 from requiretls_mta.message.outcome import Delivered, Failed
 from tests.receive.fakes import RecordedEvents
@@ -22,7 +23,7 @@ def test_replies_enter_with_the_settlement_of_what_they_answer():
 
     def respond(about, arrived):
         asked.append((about.id, [one.recipient.address.local for one in arrived]))
-        return succeed((message(9, ["s@y.test"], sender=None),))
+        return succeed(Offspring((message(9, ["s@y.test"], sender=None),)))
 
     bench = Bench(Scripted(answer), respond=respond)
     bench.schedule.start()
@@ -38,14 +39,14 @@ def test_nothing_is_settled_before_its_reply_is_on_record():
     replies = Deferred()
     bench = Bench(
         Scripted(lambda recipients: succeed([attrs.evolve(one, in_mailbox=True) for one in delivered(recipients)])),
-        respond=lambda about, arrived: replies if about.id.endswith("1") else succeed(()),
+        respond=lambda about, arrived: replies if about.id.endswith("1") else succeed(NONE),
     )
     bench.schedule.start()
     bench.submit(message(1, ["a@x.test"]), message(2, ["b@x.test"]))
     assert [one.lease.message.id[-1] for one in bench.store.settlements] == ["2"]
     stopped = bench.schedule.stop()
     assert not stopped.called
-    replies.callback((message(9, ["s@y.test"], sender=None),))
+    replies.callback(Offspring((message(9, ["s@y.test"], sender=None),)))
     bench.turn()
     assert [one.id[-1] for one in bench.store.settlements[1].offspring] == ["9"]
     assert stopped.called
@@ -58,12 +59,32 @@ def test_a_failure_gives_birth_to_its_report_in_the_same_settlement():
     def answer(recipients):
         return succeed([Failed(recipient=r, reply=NO) for r in recipients])
 
-    bench = Bench(Scripted(answer), report=lambda m, failed: (report,) if m.envelope.sender else ())
+    bench = Bench(Scripted(answer), report=lambda m, failed: Offspring((report,)) if m.envelope.sender else NONE)
     bench.schedule.start()
     bench.submit(message(1))
     assert bench.store.settlements[0].offspring == (report,)
     assert [f["queue_id"] for f in bench.events.of("bounced")] == ["0000000000000001", "0000000000000009"]
     assert bench.store.messages == {}
+
+
+class Unstored(SynchronousTestCase):
+    """News of messages that enter with a settlement."""
+
+    def test_they_are_told_when_it_is_on_disk(self):
+        """And never, where it is not: the report is no more than an intention."""
+        no = Scripted(lambda rs: succeed([Failed(recipient=r, reply=NO) for r in rs]))
+        for trouble in (None, OSError("disk")):
+            news = News("reported", {"report": f"{9:016}"})
+            bench = Bench(no, report=lambda *_, news=news: Offspring((message(9, sender=None),), (news,)))
+            commit = Deferred()
+            bench.store.settle = lambda settlements, commit=commit: commit
+            bench.schedule.start()
+            bench.submit(message(1))
+            assert bench.events.seen == []
+            commit.callback((trouble,))
+            names = [name for name, _ in bench.events.seen]
+            assert names == (["unsettled"] if trouble else ["reported", "bounced"])
+            assert len(self.flushLoggedErrors(OSError)) == bool(trouble)
 
 
 @pytest.mark.parametrize("event", ["delivered", "deferred", "bounced", "expired"])
@@ -90,7 +111,7 @@ def test_the_births_of_reports_are_for_the_trace():
             put.append((event, write()))
 
     transport = Scripted(lambda rs: succeed([Failed(recipient=r, reply=NO) for r in rs]))
-    bench = Bench(transport, report=lambda *_: (message(9, sender=None),), trace=Told())
+    bench = Bench(transport, report=lambda *_: Offspring((message(9, sender=None),)), trace=Told())
     settle, commit = bench.store.settle, Deferred()
     bench.store.settle = lambda settlements: commit.addCallback(lambda _: settle(settlements))
     bench.schedule.start()

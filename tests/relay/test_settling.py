@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from requiretls_mta.message.address import Address
 from requiretls_mta.message.envelope import Notify, Recipient, Tag
+from requiretls_mta.message.offspring import NONE
 from requiretls_mta.message.outcome import Deferred as Postponed
 from requiretls_mta.message.outcome import Failed, Tried
 from requiretls_mta.queue.store import Entry, Lease
@@ -38,7 +39,7 @@ class Delays:
         self.told += [
             (self.bench.clock.seconds(), one.action.value, str(one.outcome.recipient.address)) for one in told
         ]
-        return ()
+        return NONE
 
     def wait(self, hours):
         for _ in range(int(hours * 60)):
@@ -129,7 +130,7 @@ class Broken(SynchronousTestCase):
             calls.append([one.action.value for one in told])
             if len(calls) == 1:
                 raise ZeroDivisionError
-            return ()
+            return NONE
 
         bench = Bench(Scripted(later), report=report)
         bench.schedule.start()

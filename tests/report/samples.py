@@ -71,12 +71,21 @@ class Bench:
             settings=lambda: ReportSettings(hostname="mx.x.test", bounce=bounce, profile=profile),
             new_id=lambda: next(ids) * 16,
             wall=lambda: 1_700_000_100.0,
-            events=self.events,
         )
 
     def reports(self, original, outcomes, **more):
         """The report about these outcomes, each told as RFC 3461 has it; delays are late."""
-        return self._reports(original, [told(outcome, **more) for outcome in outcomes])
+        return self.stored(self._reports(original, [told(outcome, **more) for outcome in outcomes]))
+
+    def expanded(self, *words):
+        """The report about aliases and lists."""
+        return self.stored(self._reports.expanded(*words))
+
+    def stored(self, offspring):
+        """The messages, and their news are told."""
+        for news in offspring.news:
+            news.tell(self.events)
+        return offspring.messages
 
 
 def told(outcome, **more):

@@ -89,7 +89,7 @@ def test_one_report_for_all_that_an_attempt_came_to():
 def test_an_expanded_alias():
     """RFC 3461 5.2.7.3 (c): the alias is told, not who is behind it."""
     bench = Bench()
-    (report,) = bench._reports.expanded(message(tag=Tag.REQUIRED), [asking("team", orcpt="rfc822;Team@y.test")])
+    (report,) = bench.expanded(message(tag=Tag.REQUIRED), [asking("team", orcpt="rfc822;Team@y.test")])
     got = read(b"".join(report.pieces()))
     assert got.actions() == {"team@y.test": "expanded"}
     (block,) = got.recipients
@@ -97,12 +97,12 @@ def test_an_expanded_alias():
     assert "Remote-MTA" not in block
     assert "team@y.test" in got.text
     assert report.envelope.tag is Tag.REQUIRED
-    assert bench._reports.expanded(message(sender=None), [asking("team")]) == ()
+    assert bench.expanded(message(sender=None), [asking("team")]) == ()
 
 
 def test_a_list_is_final_delivery():
     """RFC 3464 2.3.3: "expanded" is for aliases; both may be told of in one report."""
-    (report,) = Bench()._reports.expanded(message(), [asking("team")], [asking("list")])
+    (report,) = Bench().expanded(message(), [asking("team")], [asking("list")])
     got = read(b"".join(report.pieces()))
     assert got.actions() == {"team@y.test": "expanded", "list@y.test": "delivered"}
     assert "taken for the members of the list" in got.text
