@@ -116,6 +116,19 @@ def keep_unreported(ended: Ended, due: float) -> Ended:
     )
 
 
+def unheard(message: Message, ended: Sequence[Ended]) -> tuple[News, ...]:
+    """Of each success that its sender asked to be told of and will not be: it is over, so the operator is told."""
+    if message.envelope.sender is None:
+        return ()
+    fields = {"level": "error", "message": "no report is sent", "queue_id": message.id}
+    fields |= {"sender": message.envelope.reverse_path, "reason": "it cannot be written"}
+    return tuple(
+        News("discarded", fields | {"recipient": str(told.outcome.recipient.address), "action": told.action.value})
+        for told in (one.told for one in ended)
+        if told is not None and isinstance(told.outcome, Delivered)
+    )
+
+
 def in_mailboxes(ended: Sequence[Ended]) -> list[Delivered]:
     """Those of the outcomes that are final delivery."""
     outcomes = (one.settled.outcome for one in ended)
@@ -145,6 +158,7 @@ def conclude(
     except Exception:
         # Nobody is given up in silence, and nobody who was delivered is attempted again for it.
         _log.failure("no report about message {queue_id} can be written", queue_id=lease.message.id)
+        born = Offspring(news=unheard(lease.message, ended))
         ended = [keep_unreported(one, now + retry.pauses[-1]) for one in ended]
     settled = tuple(one.settled for one in ended)
     return Ending(Settlement(lease=lease, settled=settled, offspring=born.messages), ended, now, born.news)

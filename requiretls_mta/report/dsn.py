@@ -15,6 +15,7 @@ from requiretls_mta.message.profile import SUPPORT_REQUIRED, Profile
 from requiretls_mta.message.reply import Reply
 from requiretls_mta.message.stored import BytesBody, Message
 from requiretls_mta.message.trace import date_time
+from requiretls_mta.report.dsn_brief import write_brief
 from requiretls_mta.report.dsn_format import Report, redact_report, write_report
 from requiretls_mta.report.dsn_rules import Action, Told, is_wanted
 
@@ -60,7 +61,7 @@ class Reports:
         tagged = envelope.tag is Tag.REQUIRED
         redacted = tagged and settings.bounce == "redacted"
         now, report_id = self._wall(), self._new_id()
-        octets = write_report(
+        octets = self._written(
             Report(
                 hostname=settings.hostname,
                 message_id=report_id,
@@ -85,6 +86,14 @@ class Reports:
         tag = None if redacted else envelope.tag
         report = _message(report_id, octets, message, to=(Recipient(message.envelope.sender),), tag=tag, now=now)
         return Offspring((report,), (News("reported", reported),))
+
+    def _written(self, report: Report) -> bytes:
+        try:
+            return write_report(report)
+        except Exception:
+            # Else who failed would be tried in vain, and a success never be heard of.
+            self._log.failure("the report about message {queue_id} says who and what only", queue_id=report.original.id)
+            return write_brief(report)
 
     def expanded(self, message: Message, aliases: Sequence[Recipient], lists: Sequence[Recipient] = ()) -> Offspring:
         """Of aliases for several recipients (RFC 3461 5.2.7.3 (c)), and of lists, which are final delivery (5.2.7.1).

@@ -94,6 +94,8 @@ class Truth(RecordedEvents):
         for name in ("queue_id", "report", "reply_id"):
             if name in fields and fields[name] not in self.network.messages:
                 self.network.untrue.append((event, fields))
+        if event == "discarded" and "recipient" in fields:
+            self.network.unheard.append((self.network.messages[fields["queue_id"]], fields["recipient"]))
 
 
 class Process:
@@ -328,6 +330,8 @@ class Network:
         """Where a protected report of ours ended without another form of it, and why."""
         self.replies = []
         """Committed automatic replies, behind what they answer."""
+        self.unheard = []
+        """A message and a recipient of whose success no report could be written."""
         self.untrue = []
         """Events about what is on no disk."""
         self.told = []

@@ -161,8 +161,7 @@ def test_each_recipient_ends_exactly_once(seed, count, trouble, disaster, envelo
             # A copy may fare in another way.
             assert any(way <= found for way in ways) and found <= frozenset().union(*ways), found
         silence_was_asked_for(network, root, envelope.reverse_path, recipients)
-        # A success of which no report can be written is not repeated for it.
-        if network.most_copies == 1 and not network.disasters["no report"] and envelope.sender:
+        if network.most_copies == 1 and envelope.sender:
             success_is_told_once(network, root, envelope.reverse_path, recipients)
     each_report_is_right(network)
     each_reply_is_right(network)
@@ -178,11 +177,15 @@ def silence_was_asked_for(network, root, reverse_path, recipients):
 
 
 def success_is_told_once(network, root, reverse_path, recipients):
-    """Of whoever was reached by a name of its own, and of what stands for many at the first host."""
+    """Of whoever was reached by a name of its own, and of what stands for many at the first host.
+
+    Where no report can be written the operator is told instead; it is not repeated for it.
+    """
     told_of = collections.Counter()
     for _, parent, report in network.told:
         if not is_report(parent.body.data) and network.root(parent) == root:
             told_of.update(recipient for recipient, action in told(report).items() if action in SUCCESS)
+    told_of.update(recipient for about, recipient in network.unheard if network.root(about) == root)
     for text, asked in ((str(r.address), r.wants_success) for r in recipients):
         assert told_of[text] <= asked or text not in PLAIN | MANY, text
         if text in MANY or (root, reverse_path, text) in network.delivered:

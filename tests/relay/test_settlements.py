@@ -5,11 +5,21 @@ import pytest
 from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
+from requiretls_mta.message.envelope import Notify
 from requiretls_mta.message.offspring import NONE, News, Offspring
 from requiretls_mta.message.outcome import Deferred as Postponed
 from requiretls_mta.message.outcome import Delivered, Failed
 from tests.receive.fakes import RecordedEvents
 from tests.relay.test_schedule import LATER, NO, OK, Bench, Scripted, delivered, message
+
+
+def asking(subject, *locals_):
+    """These of its recipients want to hear of everything."""
+    recipients = tuple(
+        attrs.evolve(r, notify=frozenset(Notify) - {Notify.NEVER}) if r.address.local in locals_ else r
+        for r in subject.envelope.recipients
+    )
+    return attrs.evolve(subject, envelope=attrs.evolve(subject.envelope, recipients=recipients))
 
 
 def test_replies_enter_with_the_settlement_of_what_they_answer():
@@ -139,6 +149,29 @@ class Broken(SynchronousTestCase):
         (event,) = bench.events.of("unsettled")
         assert event["outcome"] == "delivered" and event["error"] == "disk" and event["recipient"] == "r@x.test"
         assert event["reply"] == str(OK) and bench.schedule._leases == 0
+
+    def test_a_success_that_cannot_be_reported_is_over_and_the_operator_hears_of_it(self):
+        """Neither lost in silence, nor sent again; whoever failed beside it stays, and nobody else is told of."""
+
+        def answer(recipients):
+            return succeed(
+                [Failed(recipient=r, reply=NO) if r.address.local == "bad" else delivered([r])[0] for r in recipients]
+            )
+
+        def report(about, told):
+            raise ZeroDivisionError
+
+        for sender, stored in (("s@y.test", True), (None, True), ("s@y.test", False)):
+            transport = Scripted(answer)
+            bench = Bench(transport, report=report)
+            bench.store.fail = None if stored else OSError("disk")
+            bench.schedule.start()
+            bench.submit(asking(message(1, ["a@x.test", "bad@x.test", "quiet@x.test"], sender=sender), "a", "bad"))
+            heard = [(f["level"], f["recipient"], f["action"]) for f in bench.events.of("discarded")]
+            assert heard == ([("error", "a@x.test", "relayed")] if sender and stored else [])
+            bench.turn(5 * 3600)
+            assert [calls for _, calls in transport.calls[1:]] == ([["bad"]] if stored else [])
+            self.flushLoggedErrors(ZeroDivisionError, OSError)
 
     def test_of_a_batch_each_is_told_for_itself(self):
         """One settlement is refused, the others are stored."""
