@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import attrs
+from twisted.logger import Logger
 
 from requiretls_mta.message.birth import birth, names
 from requiretls_mta.message.envelope import Recipient
@@ -36,6 +37,8 @@ Expanded = Callable[[Message, Sequence[Recipient], Sequence[Recipient]], Offspri
 
 class Admission:
     """Makes messages durable and hands them on."""
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -88,19 +91,25 @@ class Admission:
                 born += self.to_all(message, self._expanded(message, aliases, lists))
         has_room = all(self._schedule.has_room_for(message) for message, _ in admitted)
         leases = await self._store.accept([*(message for message, _ in admitted), *born.messages], has_room)
-        for message, note in admitted:
-            self._tell(message, session, note)
-        if self._trace is not None:
-            for (message, note), recipients in zip(admitted, named, strict=True):
-                self._trace.put("queued", partial(_birth, message, note, recipients, reception))
-            for report in born.messages:
-                self._trace.put("queued", partial(birth, report))
-        for news in born.news:
-            news.tell(self._events)
+        try:
+            for message, note in admitted:
+                self._tell(message, session, note)
             if self._trace is not None:
-                news.tell(self._trace)
-        if leases:
-            self._schedule.take(leases)
+                for (message, note), recipients in zip(admitted, named, strict=True):
+                    self._trace.put("queued", partial(_birth, message, note, recipients, reception))
+                for report in born.messages:
+                    self._trace.put("queued", partial(birth, report))
+            for news in born.news:
+                news.tell(self._events)
+                if self._trace is not None:
+                    news.tell(self._trace)
+            if leases:
+                self._schedule.take(leases)
+        except Exception:
+            # It is on disk, whatever became of the rest: whoever brought it must not bring it again.
+            self._log.failure(
+                "message {queue_id} is queued, but may not be attempted before a restart", queue_id=messages[0].id
+            )
 
     def _tell(self, message: Message, session: str | None, note: Mapping[str, Any]) -> None:
         envelope = message.envelope

@@ -112,7 +112,11 @@ class Settlements:
         self._settling.discard(work)
         # Told only now: what is not on disk happens again when the process ends here.
         for ending, trouble in zip(endings, results, strict=True):
-            ending.tell(self._events, trouble, self._trace)
+            try:
+                ending.tell(self._events, trouble, self._trace)
+            except Exception:
+                # It has happened all the same, and there is room for others.
+                self._log.failure("what became of a message cannot be told")
             self._answer(ending.settlement.lease, done=trouble is None and ending.is_final)
         if failed := [trouble for trouble in results if trouble is not None]:
             self._not_stored(failed)

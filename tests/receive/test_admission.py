@@ -53,6 +53,18 @@ class Admitted(SynchronousTestCase):
         assert [event for event, _ in self.bench.events.seen] == ["queued", "reported"]
         assert [event for event, _ in self.trace.seen] == ["queued", "queued", "reported"]
 
+    def test_what_is_on_disk_is_taken_whatever_breaks_then(self):
+        """The client would bring it again, and have it delivered twice."""
+
+        def breaks(*words, **more):
+            raise ZeroDivisionError
+
+        self.commit.callback(None)
+        for one, verb in ((self.bench.schedule, "take"), (self.trace, "put"), (self.bench.events, "emit")):
+            self.patch(one, verb, breaks)
+            self.successResultOf(self.admit())
+        assert len(self.flushLoggedErrors(ZeroDivisionError)) == 3
+
     def test_what_is_not_taken_is_not_told(self):
         """No space: there is no message, and no report."""
         self.bench.store.error = StoreFull("no space")

@@ -317,7 +317,7 @@ def to_their_senders(about, made):
     return made
 
 
-def replies(*responders, memory=None, about=None, to_all=to_their_senders, settings=SETTINGS):
+def replies(*responders, memory=None, about=None, to_all=to_their_senders, settings=SETTINGS, to=(ANN,)):
     events = RecordedEvents()
     given = AutoReplies(
         responders=responders,
@@ -327,7 +327,10 @@ def replies(*responders, memory=None, about=None, to_all=to_their_senders, setti
         to_all=to_all,
         new_id=lambda: "0000000000000002",
         wall=lambda: float(NOW),
-    )(about or message(), [Delivered(recipient=Recipient(ANN), reply=Reply(250, "2.0.0", "ok"), host="h")])
+    )(
+        about or message(),
+        [Delivered(recipient=Recipient(one), reply=Reply(250, "2.0.0", "ok"), host="h") for one in to],
+    )
     results = []
     given.addCallback(results.append)
     while not results:  # a ledger's thread
@@ -414,9 +417,27 @@ def test_what_cannot_be_remembered_is_not_said():
 
 
 def test_trouble_costs_the_reply_alone():
-    """The settlement in which it would have entered must not fail for it."""
+    """The settlement in which it would have entered must not fail for it; nor does anybody count as answered."""
 
     def broken(about, made):
         raise RuntimeError("no")
 
-    assert replies(Responder(Answer(body="x")), to_all=broken)[0] == ()
+    memory = Memory()
+    made, events = replies(Responder(Answer(body="x")), to_all=broken, memory=memory)
+    assert made == () and memory.noted == [] and events.seen == []
+
+
+def test_trouble_over_one_recipient_costs_no_others_reply():
+    """Two mailboxes: the first one's reply comes to nothing."""
+    cat, memory, calls = Address("cat", "here.test"), Memory(), []
+
+    def breaks_once(about, made):
+        calls.append(made)
+        if len(calls) == 1:
+            raise RuntimeError("no")
+        return made
+
+    about = message(HEADER.replace(b"To: ", b"To: cat@here.test, "))
+    made, events = replies(Responder(Answer(body="x")), to_all=breaks_once, memory=memory, about=about, to=(ANN, cat))
+    assert len(made) == 1 and [f["recipient"] for f in events.of("replied")] == ["cat@here.test"]
+    assert [words[1] for words in memory.noted] == ["cat@here.test"]

@@ -173,6 +173,23 @@ class Broken(SynchronousTestCase):
             assert [calls for _, calls in transport.calls[1:]] == ([["bad"]] if stored else [])
             self.flushLoggedErrors(ZeroDivisionError, OSError)
 
+    def test_what_cannot_be_told_has_happened_all_the_same(self):
+        """The others are told of, and all make room."""
+        bench = Bench(Scripted(lambda rs: succeed(delivered(rs))))
+        emit = bench.events.emit
+
+        def breaks(event, /, **fields):
+            if fields["queue_id"] == f"{1:016}":
+                raise ZeroDivisionError
+            emit(event, **fields)
+
+        bench.events.emit = breaks
+        bench.schedule.start()
+        bench.submit(*(message(n) for n in range(3)))
+        assert [f["queue_id"] for f in bench.events.of("delivered")] == [f"{0:016}", f"{2:016}"]
+        assert bench.store.messages == {} and bench.schedule._leases == 0
+        assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
+
     def test_of_a_batch_each_is_told_for_itself(self):
         """One settlement is refused, the others are stored."""
         bench = Bench(Scripted(lambda rs: succeed(delivered(rs))))
