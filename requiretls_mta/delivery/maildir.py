@@ -33,6 +33,7 @@ from requiretls_mta.message.stored import Message
 
 _PLACE = re.compile(r"\{(domain|local|user)\}")
 _STORED = Reply(250, "2.0.0", "Delivered to the mailbox")
+_BROKE_OFF = Reply(451, "4.3.0", "delivery broke off here; it will be repeated")
 
 
 class PatternError(ValueError):
@@ -97,14 +98,18 @@ class MaildirTransport:
         ]
 
     def _deliver_one(self, message: Message, recipient: Recipient, settings: MaildirSettings) -> Outcome:
-        folder = settings.folder(recipient.address)
-        if folder is None:
-            return Failed(recipient=recipient, reply=BAD_LOCAL_PART)
         try:
+            folder = settings.folder(recipient.address)
+            if folder is None:
+                return Failed(recipient=recipient, reply=BAD_LOCAL_PART)
             self._write(message, folder)
         except OSError as error:
             self._log.warn("mailbox {folder}: {error}", folder=str(folder), error=str(error))
             return Postponed(recipient=recipient, reply=_trouble(error), host=settings.hostname)
+        except Exception:
+            # Whoever got it before must not get it again for this one.
+            self._log.failure("delivery of message {queue_id} into a mailbox broke off", queue_id=message.id)
+            return Postponed(recipient=recipient, reply=_BROKE_OFF, host=settings.hostname)
         return Delivered(recipient=recipient, reply=_STORED, host=settings.hostname, in_mailbox=True)
 
     def _write(self, message: Message, folder: Path) -> None:

@@ -169,10 +169,20 @@ class TLSReports:
         taken = bool(addresses) and await self._mail(report, file, addresses)
         for target in targets:
             if isinstance(target, Post):
-                trouble = await self._post(target, file)
+                trouble = await self._posted(target, file)
                 self._tell(report, target.uri, trouble)
                 taken = taken or not trouble
         return taken
+
+    async def _posted(self, target: Post, file: bytes) -> str:
+        try:
+            return await self._post(target, file)
+        except CancelledError:
+            raise
+        except Exception as error:
+            # What another destination has taken must not be sent again for it.
+            self._log.failure("the TLS report to {uri} broke off", uri=target.uri)
+            return f"it broke off here: {type(error).__name__}"
 
     async def _mail(self, report: TLSReport, file: bytes, addresses: Sequence[Address]) -> bool:
         message = self._message(report, file, addresses)

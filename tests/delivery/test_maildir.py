@@ -128,9 +128,23 @@ def test_a_body_that_is_gone_is_an_error_not_a_short_message(tmp_path):
         def read(self, offset, length):
             return b""
 
-    with pytest.raises(EOFError):
-        deliver(tmp_path, message(body=Short()), "a@ex.test")
-    assert list((tmp_path / "ex.test/a/new").iterdir()) == []
+    (got,) = deliver(tmp_path, message(body=Short()), "a@ex.test")
+    assert isinstance(got, Deferred) and got.reply.enhanced == "4.3.0"
+    assert list((tmp_path / "ex.test/a/new").iterdir()) == list((tmp_path / "ex.test/a/tmp").iterdir()) == []
+
+
+def test_who_was_delivered_stays_so_whatever_breaks_for_the_next(tmp_path, monkeypatch):
+    """A bug that one recipient brings about fills nobody else's mailbox, attempt by attempt."""
+
+    def folder(self, address):
+        if address.local == "b":
+            raise ZeroDivisionError
+        return tmp_path / address.local
+
+    monkeypatch.setattr(MaildirSettings, "folder", folder)
+    got = deliver(tmp_path, message(), "a@ex.test", "b@ex.test", "c@ex.test")
+    assert [type(outcome) for outcome in got] == [Delivered, Deferred, Delivered]
+    assert got[1].reply.enhanced == "4.3.0"
 
 
 def test_what_cannot_be_swept_up_is_delivered_all_the_same(tmp_path, monkeypatch):

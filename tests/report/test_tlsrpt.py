@@ -185,6 +185,17 @@ def test_every_destination_gets_it_and_one_is_enough(tmp_path):
     ]
 
 
+def test_a_post_that_breaks_repeats_no_mail(tmp_path):
+    """A bug is that destination's trouble; what the queue has taken is sent."""
+    bench = Bench(tmp_path / "tlsrpt.db", {"_smtp._tls.there.test": [RUA + b",https://r.test/x"]})
+    bench.post = lambda target, file: bench.posted.append(target) or fail(ZeroDivisionError())
+    bench.restart()
+    bench.session()
+    bench.go(3 * DAY)
+    assert len(bench.admitted) == len(bench.posted) == 1
+    assert [fields["reason"] for _, fields in bench.events.seen] == [None, "it broke off here: ZeroDivisionError"]
+
+
 def test_what_nobody_takes_is_tried_for_a_day(tmp_path):
     """The same file each time, then no more."""
     bench = Bench(tmp_path / "tlsrpt.db", {"_smtp._tls.there.test": [POST]})
