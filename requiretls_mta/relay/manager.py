@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
 from requiretls_mta.message.envelope import Recipient
 from requiretls_mta.message.outcome import Cause, Delivered, Outcome, Step, attempt_id
@@ -15,6 +16,7 @@ from requiretls_mta.message.ports import Events, Trace
 from requiretls_mta.message.stored import Message
 from requiretls_mta.relay.approach import locate, reach
 from requiretls_mta.relay.demand import Demand, Sending
+from requiretls_mta.relay.destination import BROKE_OFF
 from requiretls_mta.relay.dial import Connect, Line, connector, identify
 from requiretls_mta.relay.lookup import RouteFinder
 from requiretls_mta.relay.outcomes import all_alike, judged, out_of_time, outcome, refused, waived_event
@@ -31,6 +33,8 @@ from requiretls_mta.tls.judge import Row
 
 class RelayManager:
     """A `Transport` over SMTP and LMTP. Knows no queue: one call is one attempt."""
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -99,7 +103,12 @@ class RelayManager:
         found = {}
         for need in (False, True):
             part = tuple(r for r, needs in zip(recipients, needing, strict=True) if needs is need)
-            found[need] = iter(await self._walk(route, attrs.evolve(sending, recipients=part)))
+            try:
+                found[need] = iter(await self._walk(route, attrs.evolve(sending, recipients=part)))
+            except Exception:
+                # The other part may have got it, and must not get it again.
+                self._log.failure("an attempt at a part of message {queue_id} broke off", queue_id=message.id)
+                found[need] = iter(all_alike(part, BROKE_OFF, ()))
         return [next(found[need]) for need in needing]
 
     async def _walk(self, route: Route, sending: Sending) -> list[Outcome]:
@@ -253,15 +262,20 @@ class RelayManager:
             outcome(r, reply, line, causes, sending, keyword=keyword, command=c, answered=answer, transfer=transfer)
             for r, reply, c in zip(sending.recipients, answer.replies, answer.commands, strict=True)
         ]
-        waived = demand.waives(host, line)
-        if waived is not None and any(isinstance(o, Delivered) for o in outcomes):
-            self._events.emit("policy", **waived_event(sending, host, waived))
-        line.session.transcript = None
-        self._pool.keep(
-            line,
-            optional=demand.requirement is Requirement.OPTIONAL,
-            idle=settings.idle if answer.reusable else 0.0,
-            quit_time=settings.timeouts.quit,
-        )
-        line.delays = (0.0, 0.0)
+        try:
+            waived = demand.waives(host, line)
+            if waived is not None and any(isinstance(o, Delivered) for o in outcomes):
+                self._events.emit("policy", **waived_event(sending, host, waived))
+            line.session.transcript = None
+            self._pool.keep(
+                line,
+                optional=demand.requirement is Requirement.OPTIONAL,
+                idle=settings.idle if answer.reusable else 0.0,
+                quit_time=settings.timeouts.quit,
+            )
+            line.delays = (0.0, 0.0)
+        except Exception:
+            # The host has given its answer: what it took must not be sent again.
+            self._log.failure("a session with {host} was not parted from well", host=host.name)
+            line.session.abort("the attempt broke off behind the message")
         return outcomes

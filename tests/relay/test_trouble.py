@@ -293,3 +293,26 @@ class Trouble(Walking):
         got = yield self.send(message(None), "a@one.test", "ä@one.test", "b@one.test")
         assert [outcome.reply.enhanced for outcome in got] == ["2.0.0", "5.6.7", "2.0.0"]
         assert first.messages == [OCTETS]
+
+    @inlineCallbacks
+    def test_what_a_host_took_is_delivered_whatever_breaks_behind_it(self):
+        """A bug in what is done with the session afterwards must not send the message again."""
+        first = self.mx()
+        self.patch(self.manager._pool, "keep", lambda *_, **__: 1 / 0)
+        got = yield self.one(message(None), "a@one.test")
+        assert isinstance(got, Delivered) and len(first.messages) == 1
+        assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
+
+    @inlineCallbacks
+    def test_a_part_that_breaks_off_repeats_no_other(self):
+        """Those who need SMTPUTF8 go apart: a bug there is theirs."""
+        first, go = self.mx(), self.manager._round
+
+        def breaks(route, sending):
+            return go(route, sending) if sending.recipients[0].address.is_ascii else 1 / 0
+
+        self.patch(self.manager, "_round", breaks)
+        got = yield self.send(message(None), "a@one.test", "ä@one.test", "b@one.test")
+        assert [type(o) for o in got] == [Delivered, Postponed, Delivered]
+        assert len(first.messages) == 1 and got[1].reply.enhanced == "4.3.0"
+        assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
