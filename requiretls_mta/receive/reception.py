@@ -18,6 +18,7 @@ from requiretls_mta.message import header as headers
 from requiretls_mta.message.address import Address
 from requiretls_mta.message.content import Content
 from requiretls_mta.message.envelope import Envelope, Recipient, Tag
+from requiretls_mta.message.offspring import News
 from requiretls_mta.message.ports import Body, Events
 from requiretls_mta.message.reply import Reply
 from requiretls_mta.message.stored import Message, header_of
@@ -72,6 +73,8 @@ class Reception:
     """A `smtp.interfaces.Transaction` that ends in the queue."""
 
     _log = Logger()
+    _decisions: tuple[News, ...] = ()
+    """To be told once there is a message that they were taken about."""
 
     def __init__(self, station: ReceptionStation, session: Session, settings: Settings) -> None:
         self._station = station
@@ -203,6 +206,8 @@ class Reception:
             writer.abort()
             self._log.failure("message {queue_id} was not accepted", **self._names)
             return reply.LOCAL_ERROR
+        for news in self._decisions:
+            news.tell(self._station.decisions)
         tls, tag = self._session.tls, parts[0].tag
         self._station.events.emit(
             "accepted",
@@ -261,7 +266,7 @@ class Reception:
         assert self._station.signer is not None
         signatures = await self._station.signer.sign(header, body, body_start, self._settings.signing)
         if isinstance(signatures, Unsigned):
-            self._tell_decision("not DKIM-signed", signatures.reason)
+            self._note_decision("not DKIM-signed", signatures.reason)
             return b""
         return signatures
 
@@ -321,16 +326,14 @@ class Reception:
             case headers.TLSRequired.ABSENT:
                 return None
             case headers.TLSRequired.INVALID:
-                self._tell_decision("TLS-Required ignored", "it is not one field that says exactly No")
+                self._note_decision("TLS-Required ignored", "it is not one field that says exactly No")
                 return None
             case headers.TLSRequired.NO:
                 honor = self._settings.honor_header
                 if honor == "any" or (honor == "authenticated" and self._session.user is not None):
                     return Tag.OPTIONAL
-                self._tell_decision("TLS-Required ignored", f"requiretls.honor_header is {honor}")
+                self._note_decision("TLS-Required ignored", f"requiretls.honor_header is {honor}")
                 return None
 
-    def _tell_decision(self, decision: str, reason: str) -> None:
-        self._station.decisions.emit(
-            "policy", session=self._session.id, queue_id=self._id, decision=decision, reason=reason
-        )
+    def _note_decision(self, decision: str, reason: str) -> None:
+        self._decisions += (News("policy", {**self._names, "decision": decision, "reason": reason}),)

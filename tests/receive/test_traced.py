@@ -10,6 +10,7 @@ from requiretls_mta.message import reply
 from requiretls_mta.message.authres import Property, Result
 from requiretls_mta.message.envelope import Notify, Recipient
 from requiretls_mta.message.header import message_id
+from requiretls_mta.queue.store import StoreFull
 from requiretls_mta.receive.admission import Admission
 from requiretls_mta.receive.rules import Rule, address_pattern
 from requiretls_mta.receive.traced import reception
@@ -99,6 +100,17 @@ def test_refused_mail_leaves_no_trace():
     bench, told = traced(attrs.evolve(SETTINGS, received_hops=1))
     assert send(bench.begin(), b"Received: x\r\nReceived: y\r\n\r\n") == reply.TOO_MANY_HOPS
     assert told.lines == []
+
+
+def test_a_decision_is_told_of_a_message_that_there_is():
+    """Not of one that the disk had no room for: it comes again, and is decided about then."""
+    bench, told = traced()
+    bench.store.error = StoreFull("no space")
+    assert send(bench.begin(), b"TLS-Required: Yes\r\n\r\n") == reply.STORE_FULL
+    assert told.lines == [] and bench.events.seen == []
+    bench.store.error = None
+    send(bench.begin(), b"TLS-Required: Yes\r\n\r\n")
+    assert [event for event, _ in bench.events.seen] == ["queued", "policy", "accepted"]
 
 
 def test_verdicts_are_told_as_they_are_written():
