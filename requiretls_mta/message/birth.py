@@ -16,7 +16,7 @@ _quoted = encode_basestring_ascii
 
 def names(recipients: Sequence[Recipient]) -> str:
     """Their addresses, those of the first ones if they are many, as a JSON array."""
-    return "[" + ",".join([_quoted(str(recipient.address)) for recipient in recipients[:MOST_NAMES]]) + "]"
+    return "[" + ",".join([_quoted(recipient.address.text) for recipient in recipients[:MOST_NAMES]]) + "]"
 
 
 def birth(message: Message, more: str = "") -> str:

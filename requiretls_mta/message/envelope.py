@@ -87,4 +87,4 @@ class Envelope:
     @property
     def reverse_path(self) -> str:
         """The sender as text, empty where there is none."""
-        return "" if self.sender is None else str(self.sender)
+        return "" if self.sender is None else self.sender.text

@@ -12,7 +12,7 @@ QUOTE_LIMIT = 512
 _ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |\Z)")
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)  # a cached property costs little only where there is a dictionary
 class Reply:
     """One reply; a line break in the text makes it a multi-line one."""
 
@@ -40,14 +40,14 @@ class Reply:
         """The text of each line with its enhanced status code, lines parted by line breaks: all but the basic code."""
         if self.enhanced is None:
             return self.text
-        return "\n".join(f"{self.enhanced} {line}" for line in self.text.split("\n"))
+        return f"{self.enhanced} " + self.text.replace("\n", f"\n{self.enhanced} ")
 
     @cached_property
     def wire(self) -> bytes:
         """The reply as it goes over the wire."""
-        lines = self.message.encode("utf-8").split(b"\n")
-        last = b"%d %s\r\n" % (self.code, lines[-1])
-        return b"".join(b"%d-%s\r\n" % (self.code, line) for line in lines[:-1]) + last
+        above, parted, last = self.message.rpartition("\n")
+        lines = f"{self.code}-" + above.replace("\n", f"\r\n{self.code}-") + "\r\n" if parted else ""
+        return f"{lines}{self.code} {last}\r\n".encode()
 
     def __str__(self) -> str:
         return f"{self.code} {self.message}".replace("\n", " ")

@@ -9,6 +9,9 @@ _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
+_FRACTIONS = [f".{milliseconds:03d}Z" for milliseconds in range(1000)]
+
+
 def date_time(now: float) -> str:
     """RFC 5322 date-time in UTC; whatever the locale."""
     return _date_time(int(now // 1))
@@ -43,4 +46,4 @@ class Timestamps:
         second, milliseconds = divmod(int(when * 1000), 1000)
         if second != self._second:
             self._second, self._text = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        return f"{self._text}.{milliseconds:03d}Z"
+        return self._text + _FRACTIONS[milliseconds]

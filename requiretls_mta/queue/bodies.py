@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 
 import attrs
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 
 from requiretls_mta.message.ports import Body
 from requiretls_mta.message.stored import BytesBody
@@ -117,16 +117,13 @@ class Spool:
             if held >= _PIECE or tight:
                 self._spill()
 
-    def finish(self) -> Deferred[Body]:
-        """The whole body, durable if it is in a file. Fails with `StoreFull` or an `OSError`."""
+    def finish(self) -> Body | Deferred[Body]:
+        """The whole body, durable if it is in a file. Raises or fails with `StoreFull` or an `OSError`."""
         assert self._state is _State.ARRIVING
         self._state = _State.FINISHED
         if self._fd is None:
-            return succeed(BytesBody(self._first or bytes(self._buffer)))
-        try:
-            self._spill()
-        except Exception:  # whatever it is, it goes to the caller in the Deferred
-            return _failed()
+            return BytesBody(self._first or bytes(self._buffer))
+        self._spill()
         fd, self._fd = self._fd, None
         body: Body = FileBody(self._files.path(self._id), self._size)
         return self._submit(Finish(fd, self._id)).addCallback(lambda _: body)
@@ -184,10 +181,3 @@ class Spool:
             # There is nobody to tell: what cannot be removed now is removed when the store is opened again.
             self._submit(Discard(self._id, fd)).addErrback(lambda _: None)
         self._over(self._id)
-
-
-def _failed() -> Deferred[Body]:
-    """A Deferred that failed with the exception being handled."""
-    failed: Deferred[Body] = Deferred()
-    failed.errback()
-    return failed

@@ -24,14 +24,21 @@ class QueueIds:
     def __init__(self, wall: Callable[[], float], epoch: int, floor: int = 0) -> None:
         self._wall = wall
         self._suffix = _digits(epoch % EPOCHS, _EPOCH_BITS // 5)
+        self._above = -1
+        """The upper digits' part of the newest id's time, and"""
+        self._prefix = ""
+        """those digits: they stay for seconds."""
         self.last = floor
         """The tick of the newest id."""
 
     def new(self) -> str:
         """An id that was never given before."""
         # Two ids in one tick: the later one borrows the next tick.
-        self.last = min(max(self.last + 1, int(self._wall() / TICK)), (1 << _TIME_BITS) - 1)
-        return _digits(self.last, _TIME_BITS // 5) + self._suffix
+        self.last = tick = min(max(self.last + 1, int(self._wall() / TICK)), (1 << _TIME_BITS) - 1)
+        above = tick >> 20
+        if above != self._above:
+            self._above, self._prefix = above, _digits(above, _TIME_BITS // 5 - 4)
+        return self._prefix + _PAIRS[tick >> 10 & 1023] + _PAIRS[tick & 1023] + self._suffix
 
 
 def is_id(text: str) -> bool:

@@ -164,7 +164,7 @@ class SQLiteStore:
         messages = tuple(messages)
         folder, limit = self._shard.files.folder, self._settings.row_limit
         try:
-            job = Accept(tuple(encode(message, folder, limit) for message in messages), lease)
+            job = Accept(tuple([encode(message, folder, limit) for message in messages]), lease)
         except Exception:
             return fail()
         spools = [spool for message in messages if (spool := self._spools.get(message.id)) is not None]
@@ -179,7 +179,7 @@ class SQLiteStore:
             if durable and lease and not wanted:
                 self._release(messages)
 
-        self._grows(sum(_ROW_OCTETS + len(rows.octets or b"") for rows in job.rows))
+        self._grows(sum([_ROW_OCTETS + len(rows.octets or b"") for rows in job.rows]))
         done = self._writing.submit(job, after)
         return done.addCallback(lambda _: tuple(map(self._fresh, messages)) if lease else ())
 
@@ -193,11 +193,11 @@ class SQLiteStore:
             else:
                 body = tables.BlobBody(self._octets, message.id, body.size)
             message = attrs.evolve(message, body=body)
-        entries = tuple(
+        entries = [
             Entry(number=number, recipient=recipient, next_attempt=message.received)
             for number, recipient in enumerate(message.envelope.recipients)
-        )
-        return Lease(message=message, entries=entries)
+        ]
+        return Lease(message=message, entries=tuple(entries))
 
     # --- attempts -----------------------------------------------------------------------------------------------------
     def claim(self, limit: int, now: float) -> Deferred[tuple[Lease, ...]]:

@@ -90,8 +90,11 @@ class BodyWriter(Protocol):
     def write(self, data: bytes) -> None:
         """Append; small bodies stay in memory, larger ones go to a file. Raises `StoreFull` or `OSError`."""
 
-    def finish(self) -> Deferred[Body]:
-        """All written and, if a file, on disk under its final name (file and folder synced). Fails with `StoreFull`."""
+    def finish(self) -> Body | Deferred[Body]:
+        """The body, at once if it is in memory; a file is on disk under its final name, with its folder, by then.
+
+        Raises or fails with `StoreFull`, or an `OSError`.
+        """
 
     def abort(self) -> None:
         """Forget it; leaves no trace. Harmless after `finish` failed, twice, and once the message was accepted."""

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import attrs
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from requiretls_mta.message.birth import birth, names
@@ -33,6 +34,8 @@ class Schedule(Protocol):
 
 Expanded = Callable[[Message, Sequence[Recipient], Sequence[Recipient]], Offspring]
 """What is reported of a message's aliases for several recipients, and of its lists."""
+_Entering = tuple[Message, Mapping[str, Any], tuple[Recipient, ...]]
+"""A message, what the log is to tell of it, and its recipients before aliases and lists."""
 
 
 class Admission:
@@ -62,41 +65,53 @@ class Admission:
         """`to_all` under the settings of this moment."""
         return to_all(about, offspring, self._settings(), self._store.new_id)
 
-    async def admit(self, message: Message, session: str | None = None) -> None:
+    def admit(self, message: Message, session: str | None = None) -> Deferred[None]:
         """`admit_all` for one message of which there is nothing to tell."""
-        await self.admit_all([message], session)
+        return self.admit_all([message], session)
 
-    async def admit_all(
+    def admit_all(
         self,
         messages: Sequence[Message],
         session: str | None = None,
         notes: Sequence[Mapping[str, Any]] = ({},),
         reception: Callable[[], str] = str,
-    ) -> None:
-        """Returns when the messages, with all copies for members of lists, are on disk, by one commit.
+    ) -> Deferred[None]:
+        """Fires when the messages, with all copies for members of lists, are on disk, by one commit.
 
-        Raises `StoreFull`, `AliasLoopError`, `ListLoopError` or the store's own error. `session` is the id of the one
-        that brought them, `notes` what the event `queued` is to tell of each, `reception` (`receive.traced`) how the
-        first of them came.
+        Raises `AliasLoopError` or `ListLoopError`; fails with `StoreFull` or the store's own error. `session` is the id
+        of the one that brought them, `notes` what the event `queued` is to tell of each, `reception` (`receive.traced`)
+        how the first of them came.
         """
-        admitted: list[tuple[Message, Mapping[str, Any]]] = []
-        named: list[tuple[Recipient, ...]] = []
+        entering: list[_Entering] = []
         born = NONE
         for message, note in zip(messages, notes, strict=True):
             copies, aliases, lists = _reached(message, self._settings(), self._store.new_id)
-            # A list that does not inherit the tag was not meant by the rule that set it.
-            admitted += [(copy, note if copy.envelope.tag is message.envelope.tag else {}) for copy in copies]
-            named += [message.envelope.recipients] * len(copies)
+            for copy in copies:
+                # A list that does not inherit the tag was not meant by the rule that set it.
+                its = note if copy.envelope.tag is message.envelope.tag else {}
+                entering.append((copy, its, message.envelope.recipients))
             if (aliases or lists) and self._expanded:
                 born += self.to_all(message, self._expanded(message, aliases, lists))
-        has_room = all(self._schedule.has_room_for(message) for message, _ in admitted)
-        leases = await self._store.accept([*(message for message, _ in admitted), *born.messages], has_room)
+        admitted = [message for message, _, _ in entering]
+        has_room = all(map(self._schedule.has_room_for, admitted))
+        done: Deferred[tuple[Lease, ...]] = self._store.accept([*admitted, *born.messages], has_room)
+        return done.addCallback(self._entered, entering, born, session, reception)
+
+    def _entered(
+        self,
+        leases: tuple[Lease, ...],
+        entering: Sequence[_Entering],
+        born: Offspring,
+        session: str | None,
+        reception: Callable[[], str],
+    ) -> None:
+        """They are on disk."""
         try:
-            for message, note in admitted:
+            for message, note, _ in entering:
                 self._tell(message, session, note)
             if self._trace is not None:
-                for (message, note), recipients in zip(admitted, named, strict=True):
-                    self._trace.put("queued", partial(_birth, message, note, recipients, reception))
+                for message, note, named in entering:
+                    self._trace.put("queued", partial(_birth, message, note, named, reception))
                 for report in born.messages:
                     self._trace.put("queued", partial(birth, report))
             for news in born.news:
@@ -108,7 +123,7 @@ class Admission:
         except Exception:
             # It is on disk, whatever became of the rest: whoever brought it must not bring it again.
             self._log.failure(
-                "message {queue_id} is queued, but may not be attempted before a restart", queue_id=messages[0].id
+                "message {queue_id} is queued, but may not be attempted before a restart", queue_id=entering[0][0].id
             )
 
     def _tell(self, message: Message, session: str | None, note: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from requiretls_mta.checks.interfaces import Verdict
 from requiretls_mta.checks.pipeline import refusal_of
@@ -40,7 +41,19 @@ from requiretls_mta.smtp.interfaces import Session
 
 MOST_FORGED = 100
 """Fields in our name that are taken out of a message; whoever brings more does not mean mail."""
-Cuts = tuple[tuple[int, int], ...]
+
+
+@attrs.frozen
+class _Arrival:
+    """A message that has come, nothing of it refused so far."""
+
+    body: Body
+    content: Content
+    header: bytes
+    cuts: tuple[tuple[int, int], ...]
+    """Where it speaks in our name."""
+    added: bytes
+    """Fields that it lacked, and signatures."""
 
 
 @attrs.frozen(kw_only=True)
@@ -139,9 +152,29 @@ class Reception:
             self._broken = reply.STORE_FULL
             self.abort()
 
-    def end(self, content: Content, header: bytes) -> Deferred[Reply]:
+    def end(self, content: Content, header: bytes) -> Reply | Deferred[Reply]:
         """The message is complete."""
-        return Deferred.fromCoroutine(self._end(content, header))
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return self._broken or reply.LOCAL_ERROR
+        try:
+            answer = self._answer(writer.finish(), content, header)
+        except Exception:
+            answer = self._failed(Failure())
+        if isinstance(answer, Deferred):
+            return answer.addErrback(self._failed).addCallback(self._over, writer)
+        return self._over(answer, writer)
+
+    def _answer(self, body: Body | Deferred[Body], content: Content, header: bytes) -> Reply | Deferred[Reply]:
+        if isinstance(body, Deferred) or self._session.checks is not None or self._signs:
+            return Deferred.fromCoroutine(self._looked_at(body, content, header))
+        arrival = self._arrival(body, content, header)
+        return arrival if isinstance(arrival, Reply) else self._enter(arrival)
+
+    def _over(self, answer: Reply, writer: BodyWriter) -> Reply:
+        if not answer.is_positive:
+            writer.abort()
+        return answer
 
     def abort(self) -> None:
         """Leave no trace."""
@@ -154,72 +187,83 @@ class Reception:
         """Of which session and message a line of the log speaks."""
         return {"session": self._session.id, "queue_id": self._id}
 
-    async def _end(self, content: Content, header: bytes) -> Reply:
-        writer, self._writer = self._writer, None
-        if writer is None:
-            return self._broken or reply.LOCAL_ERROR
-        try:
-            body = await writer.finish()
-            if len(header) < content.header_end:  # too long for the session to keep
-                header = header_of(body, content)
-            added = b""
-            if self._authority.submits:
-                submission = self._submission(header, content)
-                if isinstance(submission, Reply):
-                    writer.abort()
-                    return submission
-                header, content, added = submission.header, submission.content, submission.added
-            if headers.exceeds(header, b"received", self._settings.received_hops):
-                writer.abort()
-                return reply.TOO_MANY_HOPS
-            # RFC 8601 5: of whoever is trusted as ourselves, what is said in our name is kept.
-            forged = () if self._station.trusted else authres.forged(header, self._settings.authserv_id)
-            if len(forged) > MOST_FORGED:
-                writer.abort()
-                return reply.TOO_MANY_FORGED
-            checks = self._session.checks
-            verdicts = await checks.message(header, body) if checks is not None else ()
-            if (refused := refusal_of(verdicts)) is not None and not self._is_for_postmaster():
-                writer.abort()
-                return refused
-            if self._signs:
-                added = await self._signatures(added + header, body, content.header_end + 2) + added
-            parts = self._shares(header)
-            messages = [
-                self._message(content, share, body, verdicts=verdicts, cuts=forged, added=added) for share in parts
-            ]
-            answer = reply.queued(self._id)
-            how = partial(self._reception, added + header if added else header, verdicts, answer)
-            await self._station.admission.admit_all(messages, self._session.id, [share.note for share in parts], how)
-        except StoreFull:
-            writer.abort()
-            return reply.STORE_FULL
-        except AliasLoopError as error:
-            writer.abort()
-            self._log.error("message {queue_id}: {error}", error=str(error), **self._names)
-            return reply.TOO_MANY_HOPS.with_text("The recipient's alias leads to too many recipients")
-        except ListLoopError as error:
-            writer.abort()
-            self._log.warn("message {queue_id}: {error}", error=str(error), **self._names)
-            return reply.TOO_MANY_HOPS.with_text("This message has been through the list already")
-        except Exception:
-            writer.abort()
-            self._log.failure("message {queue_id} was not accepted", **self._names)
-            return reply.LOCAL_ERROR
+    async def _looked_at(self, body: Body | Deferred[Body], content: Content, header: bytes) -> Reply:
+        """The end of a message for which something has to be waited for besides the queue."""
+        arrival = self._arrival(body if not isinstance(body, Deferred) else await body, content, header)
+        if isinstance(arrival, Reply):
+            return arrival
+        checks = self._session.checks
+        verdicts = await checks.message(arrival.header, arrival.body) if checks is not None else ()
+        if (refused := refusal_of(verdicts)) is not None and not self._is_for_postmaster():
+            return refused
+        if self._signs:
+            signatures = await self._signatures(arrival)
+            arrival = attrs.evolve(arrival, added=signatures + arrival.added)
+        return await self._enter(arrival, verdicts)
+
+    def _arrival(self, body: Body, content: Content, header: bytes) -> _Arrival | Reply:
+        """The message as it is to be taken, by what can be said at once."""
+        if len(header) < content.header_end:  # too long for the session to keep
+            header = header_of(body, content)
+        added = b""
+        if self._authority.submits:
+            submission = self._submission(header, content)
+            if isinstance(submission, Reply):
+                return submission
+            header, content, added = submission.header, submission.content, submission.added
+        if headers.exceeds(header, b"received", self._settings.received_hops):
+            return reply.TOO_MANY_HOPS
+        # RFC 8601 5: of whoever is trusted as ourselves, what is said in our name is kept.
+        forged = () if self._station.trusted else authres.forged(header, self._settings.authserv_id)
+        if len(forged) > MOST_FORGED:
+            return reply.TOO_MANY_FORGED
+        return _Arrival(body, content, header, forged, added)
+
+    def _enter(self, arrival: _Arrival, verdicts: Sequence[Verdict] = ()) -> Deferred[Reply]:
+        """Take responsibility: once this fires the message is on disk."""
+        parts = self._shares(arrival.header)
+        messages = [self._message(arrival, share, verdicts) for share in parts]
+        answer = reply.queued(self._id)
+        header = arrival.added + arrival.header if arrival.added else arrival.header
+        done = self._station.admission.admit_all(
+            messages,
+            self._session.id,
+            [share.note for share in parts],
+            partial(self._reception, header, verdicts, answer),
+        )
+        return done.addCallback(self._entered, answer, parts[0].tag)
+
+    def _entered(self, _: None, answer: Reply, tag: Tag | None) -> Reply:
         for news in self._decisions:
             news.tell(self._station.decisions)
-        tls, tag = self._session.tls, parts[0].tag
+        session = self._session
         self._station.events.emit(
             "accepted",
-            session=self._session.id,
+            session=session.id,
             queue_id=self._id,
-            client=self._session.peer.address,
-            protocol=self._session.protocol,
-            user=self._session.user,
+            client=session.peer.address,
+            protocol=session.protocol,
+            user=session.user,
             requiretls=tag.value if tag else None,
-            tls_version=tls.version if tls else None,
+            tls_version=session.tls.version if session.tls else None,
         )
         return answer
+
+    def _failed(self, failure: Failure) -> Reply:
+        """What is said of a message that could not be taken."""
+        error = failure.value
+        match error:
+            case StoreFull():
+                return reply.STORE_FULL
+            case AliasLoopError():
+                self._log.error("message {queue_id}: {error}", error=str(error), **self._names)
+                return reply.TOO_MANY_HOPS.with_text("The recipient's alias leads to too many recipients")
+            case ListLoopError():
+                self._log.warn("message {queue_id}: {error}", error=str(error), **self._names)
+                return reply.TOO_MANY_HOPS.with_text("This message has been through the list already")
+            case _:
+                self._log.failure("message {queue_id} was not accepted", failure, **self._names)
+                return reply.LOCAL_ERROR
 
     def _reception(self, header: bytes, verdicts: Sequence[Verdict], answer: Reply) -> str:
         """What the trace is told of how the message came."""
@@ -258,21 +302,21 @@ class Reception:
         )
         return shares(envelope.recipients, self._suffixed, facts, self._settings.rules)
 
-    async def _signatures(self, header: bytes, body: Body, body_start: int) -> bytes:
+    async def _signatures(self, arrival: _Arrival) -> bytes:
         """Fields for the top; what is cut out of the header is never signed.
 
         A failure is the message's: it is to come again, for without the signature it might be refused elsewhere.
         """
         assert self._station.signer is not None
-        signatures = await self._station.signer.sign(header, body, body_start, self._settings.signing)
+        signatures = await self._station.signer.sign(
+            arrival.added + arrival.header, arrival.body, arrival.content.header_end + 2, self._settings.signing
+        )
         if isinstance(signatures, Unsigned):
             self._note_decision("not DKIM-signed", signatures.reason)
             return b""
         return signatures
 
-    def _message(
-        self, content: Content, share: Share, body: Body, *, verdicts: Sequence[Verdict], cuts: Cuts, added: bytes
-    ) -> Message:
+    def _message(self, arrival: _Arrival, share: Share, verdicts: Sequence[Verdict]) -> Message:
         assert self._envelope is not None
         now = self._station.wall()
         envelope = self._envelope
@@ -282,10 +326,10 @@ class Reception:
         return Message(
             id=queue_id,
             envelope=envelope,
-            body=body,
-            content=content,
+            body=arrival.body,
+            content=arrival.content,
             # Outside ASCII only where it goes nowhere without SMTPUTF8 anyway (RFC 6531 3.2).
-            prepend=self._results(verdicts, utf8=envelope.smtputf8 and content.eight_bit_header)
+            prepend=self._results(verdicts, utf8=envelope.smtputf8 and arrival.content.eight_bit_header)
             + received_field(
                 envelope,
                 self._session,
@@ -294,8 +338,8 @@ class Reception:
                 now=now,
                 decided=share.comment,
             )
-            + added,
-            cuts=cuts,
+            + arrival.added,
+            cuts=arrival.cuts,
             received=now,
             parent=self._id if share.further else None,
             listener=self._session.peer.listener,

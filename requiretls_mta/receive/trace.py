@@ -27,7 +27,7 @@ def received_field(
     lines = [f"Received: from {_client(session)}", by, f"id {queue_id}"]
     # One recipient may be named; more would tell each other of blind copies (RFC 5321 7.2).
     if len(envelope.recipients) == 1 and envelope.recipients[0].address.is_ascii:
-        lines.append(f"for <{envelope.recipients[0].address}>")
+        lines.append(f"for <{envelope.recipients[0].address.text}>")
     # ASCII even for SMTPUTF8: the message may have to go on without it (RFC 6531 3.6).
     return ("\r\n\t".join(lines) + f"; {date_time(now)}\r\n").encode("ascii", "replace")
 

@@ -174,8 +174,8 @@ class ConnectionSession(DataSession):
         """A session that is to end takes no more commands; the chunks of a message are not new ones."""
         if self.stopping and not self.in_message:
             self.close(reply.SHUTTING_DOWN, linger=_STOP_LINGER)
-        else:
-            super().go_on()
+        elif not self._draining:
+            self._drain()
 
     # --- for everybody above and below --------------------------------------------------------------------------
 

@@ -85,7 +85,7 @@ class Transaction(Protocol):
     def write(self, chunk: bytes) -> None:
         """The next octets of the message (CRLF line ends, unstuffed)."""
 
-    def end(self, content: Content, header: bytes) -> Deferred[Reply] | Deferred[Sequence[Reply]]:
+    def end(self, content: Content, header: bytes) -> Reply | Deferred[Reply] | Deferred[Sequence[Reply]]:
         """The message is complete. One reply, or for LMTP one per accepted recipient in their order.
 
         `header` is the header section, or the first octets of one longer than `message.content.HEADER_KEPT`.

@@ -203,9 +203,13 @@ class OctetSession(ESMTP):
 
     def answered(self, wire: bytes) -> None:
         """Write the last or only reply to the command in flight, and go on with the next."""
-        self.say(wire)
+        self._replies.append(wire)
+        if self.transcript is not None:
+            self.transcript.reply(wire)
         self._busy = False
         self._has_answered = True
+        if not self._draining:
+            self.flush()
         self.go_on()
 
     def say(self, wire: bytes) -> None:

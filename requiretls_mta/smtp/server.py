@@ -28,6 +28,7 @@ from requiretls_mta.smtp.octets import Mode
 
 PROMISES = frozenset({"REQUIRETLS", "DSN", "SMTPUTF8"})
 """Extensions that say what happens to a message after it was accepted; offered only where somebody sees to it."""
+_HELLOS = frozenset({"EHLO", "HELO", "LHLO"})
 
 
 class RequireTLSESMTP(ConnectionSession):
@@ -73,7 +74,7 @@ class RequireTLSESMTP(ConnectionSession):
     def lookupMethod(self, command: bytes | str) -> Any:
         """The hook for a verb: `do_X`, or `ext_X` of an extension."""
         verb = (command.decode("ascii", "replace") if isinstance(command, bytes) else command).upper().replace("-", "_")
-        if (verb == "LHLO") != (self.settings.service == "lmtp") and verb in ("EHLO", "HELO", "LHLO"):
+        if verb in _HELLOS and (verb == "LHLO") != (self.settings.service == "lmtp"):
             return None
         return getattr(self, "do_" + verb, None) or getattr(self, "ext_" + verb, None)
 

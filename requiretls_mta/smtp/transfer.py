@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+_CRLF = b"\r\n"
 _DOT = b"\r\n."
 _END = b"\r\n.\r\n"
 _BUT_LINE_ENDS = bytes(octet for octet in range(256) if octet not in b"\r\n")
@@ -20,8 +21,8 @@ class DataReader:
 
     def __init__(self) -> None:
         # As if a CRLF came before: the data begins at the start of a line.
-        self._held = b"\r\n"
-        self._skip = 2
+        self._held = _CRLF
+        self._skip = len(_CRLF)
         self.bare = False
         """Whether a CR or LF stood alone."""
         self.dots = False
@@ -34,20 +35,18 @@ class DataReader:
         end = data.find(_END, dot) if dot >= 0 else -1
         rest: bytes | None = None
         if end >= 0:
-            data, rest = data[: end + 2], data[end + len(_END) :]
-            self._held = b""
+            stop, rest, self._held = end + 2, data[end + len(_END) :], b""
         else:
             # Keep back what may be the beginning of the end.
-            keep = next((n for n in (4, 3, 2, 1) if data.endswith(_END[:n])), 0)
-            data, self._held = (data[:-keep], data[-keep:]) if keep else (data, b"")
-        self.bare = self.bare or _is_bare(data)
+            stop = len(data) - next((n for n in (4, 3, 2, 1) if data.endswith(_END[:n])), 0)
+            self._held = data[stop:]
         # Not the one that ends the data, nor one that is held back.
-        self.dots = 0 <= dot <= len(data) - len(_DOT)
-        if self.dots:
-            data = data.replace(_DOT, b"\r\n")
-        if self._skip and data:
-            data, self._skip = data[self._skip :], 0
-        return data, rest
+        self.dots = 0 <= dot <= stop - len(_DOT)
+        octets = data[:stop].replace(_DOT, _CRLF)[self._skip :] if self.dots else data[self._skip : stop]
+        if stop:
+            self._skip = 0
+        self.bare = self.bare or _is_bare(octets)
+        return octets, rest
 
 
 class LineEnds:
@@ -76,16 +75,16 @@ class LineEnds:
 
 def _is_bare(data: bytes) -> bool:
     """Whether there are more CRs and LFs than those of the pairs; to drop all else is quicker than to count each."""
-    return len(data.translate(None, _BUT_LINE_ENDS)) != 2 * data.count(b"\r\n")
+    return len(data.translate(None, _BUT_LINE_ENDS)) != 2 * data.count(_CRLF)
 
 
 def stuff(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """A message as DATA sends it: dots doubled at line starts, whatever the pieces' borders, and the end behind it."""
-    tail = b"\r\n"
+    tail = _CRLF
     for piece in pieces:
         if not piece:
             continue
         joined = tail + piece
         yield joined.replace(b"\r\n.", b"\r\n..")[len(tail) :]
         tail = joined[-2:]
-    yield b".\r\n" if tail == b"\r\n" else b"\r\n.\r\n"
+    yield b".\r\n" if tail == _CRLF else b"\r\n.\r\n"

@@ -1,6 +1,7 @@
 """What every queue store must do; a store's tests inherit this and say how to make one."""
 
 import attrs
+from twisted.internet.defer import maybeDeferred
 from zope.interface.verify import verifyObject
 
 from requiretls_mta.message.outcome import Tried
@@ -51,7 +52,7 @@ class StoreContract:
         writer = store.body(message_id)
         for start in range(0, len(octets), 60_000):
             writer.write(octets[start : start + 60_000])
-        body = await writer.finish()
+        body = await maybeDeferred(writer.finish)
         return make_message(message_id, octets=octets, body=body, **fields)
 
     def test_provides_the_interface(self):
@@ -297,13 +298,13 @@ class StoreContract:
             writer.abort()
             writer = store.body(store.new_id())
             writer.write(octets)
-            finished = writer.finish()
+            finished = maybeDeferred(writer.finish)
             writer.abort()
             await finished
             message_id = store.new_id()
             writer = store.body(message_id)
             writer.write(octets)
-            message = make_message(message_id, octets=octets, body=await writer.finish())
+            message = make_message(message_id, octets=octets, body=await maybeDeferred(writer.finish))
             accepted = store.accept([message])
             writer.abort()
             await accepted

@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+from twisted.internet.defer import Deferred, maybeDeferred
+
 from tests.queue.values import NEVER, content_of, make_message, settlement
 
 SIZES = (10, 3_000, 140_000, 600_000)
@@ -29,7 +31,7 @@ async def session(store, rng):
         writer = store.body(message_id)
         for start in range(0, len(octets), 50_000):
             writer.write(octets[start : start + 50_000])
-        body = await writer.finish()
+        body = await maybeDeferred(writer.finish)
         say("begin", message_id, str(size))
         message = make_message(message_id, octets=octets, body=body)
         leases = await store.accept([message], rng.random() < 0.7)
@@ -47,7 +49,6 @@ async def session(store, rng):
 
 def main():
     from twisted.internet import reactor
-    from twisted.internet.defer import Deferred
 
     from requiretls_mta.queue.sqlite import SQLiteStore
     from requiretls_mta.queue.writer import Writer

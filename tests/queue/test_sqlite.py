@@ -10,7 +10,7 @@ from pathlib import Path
 
 import attrs
 from twisted.internet import reactor
-from twisted.internet.defer import CancelledError, gatherResults
+from twisted.internet.defer import CancelledError, gatherResults, maybeDeferred
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
@@ -187,7 +187,7 @@ class SQLiteStoreTests(StoreContract, TestCase):
         writer.write(b"x")
         os.close(writer._fd)
         writer._fd = os.open("/dev/full", os.O_WRONLY)
-        await self.assertFailure(writer.finish(), StoreFull)
+        await self.assertFailure(maybeDeferred(writer.finish), StoreFull)
         writer.abort()
         store = await self.reopened(store)
         await self.check_no_trace(store)
@@ -206,7 +206,7 @@ class SQLiteStoreTests(StoreContract, TestCase):
             assert store._budget.used <= 100_000
         assert len(self.bodies()) > 0
         for message_id, writer in writers.items():
-            body = await writer.finish()
+            body = await maybeDeferred(writer.finish)
             await store.accept([make_message(message_id, octets=b"a" * 30_000 + b"b" * 30_000 + b"c", body=body)])
         assert store._budget.used == 0
         whole = {lease.message.body.read(0, 1 << 20) for lease in await store.claim(9, NOW)}
@@ -219,7 +219,7 @@ class SQLiteStoreTests(StoreContract, TestCase):
         for _ in range(200_000):
             writer.write(b"x")
         assert len(writer._buffer) < 70_000
-        assert (await writer.finish()).read(0, 1 << 20) == b"x" * 200_000
+        assert (await maybeDeferred(writer.finish)).read(0, 1 << 20) == b"x" * 200_000
 
     async def test_fresh_bodies_do_not_pile_up(self):
         """A fresh lease keeps a small body in memory, and reads a larger one from where it is."""
@@ -275,7 +275,7 @@ class SQLiteStoreTests(StoreContract, TestCase):
         message_id = store.new_id()
         writer = store.body(message_id)
         writer.write(LARGE)
-        message = make_message(message_id, octets=LARGE, body=await writer.finish())
+        message = make_message(message_id, octets=LARGE, body=await maybeDeferred(writer.finish))
         for begin in (lambda: store.accept([message], True), lambda: store.claim(10, NOW)):
             work = begin()
             work.cancel()

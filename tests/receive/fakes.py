@@ -9,6 +9,9 @@ from requiretls_mta.queue.store import Entry, Lease
 class FakeWriter:
     """Collects octets; says whether it was aborted."""
 
+    synced = None
+    """Of a body in a file: fires when it is on disk."""
+
     def __init__(self, store):
         self.store, self.data, self.aborted = store, b"", False
 
@@ -18,7 +21,8 @@ class FakeWriter:
         self.data += data
 
     def finish(self):
-        return succeed(BytesBody(self.data))
+        body = BytesBody(self.data)
+        return body if self.synced is None else self.synced.addCallback(lambda _: body)
 
     def abort(self):
         self.aborted = True
@@ -26,6 +30,9 @@ class FakeWriter:
 
 class FakeStore:
     """Only the verbs that reception uses."""
+
+    synced = None
+    """What the next writers are to wait for."""
 
     def __init__(self):
         self.accepted, self.writers, self.error, self.write_error = [], [], None, None
@@ -35,6 +42,7 @@ class FakeStore:
 
     def body(self, message_id):
         self.writers.append(FakeWriter(self))
+        self.writers[-1].synced = self.synced
         return self.writers[-1]
 
     def accept(self, messages, lease=False):

@@ -42,7 +42,7 @@ class Admitted(SynchronousTestCase):
         )
 
     def admit(self):
-        return Deferred.fromCoroutine(self.admission.admit(MESSAGE))
+        return self.admission.admit(MESSAGE)
 
     def test_nothing_is_told_before_it_is_on_disk(self):
         """Neither that it is queued, nor that there is a report of its expansion; then log and trace hear of both."""

@@ -4,7 +4,7 @@ import itertools
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from requiretls_mta.message.address import parse_mailbox
@@ -12,7 +12,7 @@ from requiretls_mta.message.content import ContentScanner
 from requiretls_mta.message.envelope import Envelope, Notify, Recipient, Tag
 from requiretls_mta.message.stored import BytesBody, Message
 from requiretls_mta.receive.lists import ListLoopError, MailingList, to_members
-from requiretls_mta.receive.recipients import expand
+from requiretls_mta.receive.recipients import AliasLoopError, expand
 from requiretls_mta.receive.settings import Settings
 
 
@@ -194,7 +194,10 @@ def test_whatever_leads_where_a_message_ends_somewhere_and_nowhere_twice(lists, 
         lists=found,
         aliases={name: tuple(map(address, targets)) for name, targets in aliases.items() if name not in found},
     )
-    got = copies(message(*to, sender=sender, tag=REQ), settings)
+    try:
+        got = copies(message(*to, sender=sender, tag=REQ), settings)
+    except AliasLoopError:
+        reject()  # a net so tight that its threads are more than anybody may follow
     assert got and got[0].id == "first" and len({m.id for m in got}) == len(got)
     assert all(m.parent == (None if m is got[0] else "first") for m in got)
     for one in got:

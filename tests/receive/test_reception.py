@@ -6,6 +6,7 @@ import time
 
 import attrs
 import pytest
+from twisted.internet.defer import Deferred, maybeDeferred
 
 from requiretls_mta.message import reply
 from requiretls_mta.message.address import parse_mailbox
@@ -97,8 +98,8 @@ def send(transaction, data, recipients=("anna@example.org",), **envelope):
     scanner = ContentScanner(1 << 20)
     scanner.feed(data)
     replies = []
-    transaction.end(scanner.finish(), scanner.header).addCallback(replies.append)
-    return replies[0]
+    maybeDeferred(transaction.end, scanner.finish(), scanner.header).addCallback(replies.append)
+    return replies[0] if replies else None
 
 
 RELAY = "bob@elsewhere.example"
@@ -354,3 +355,16 @@ def test_a_full_store_is_said_and_leaves_nothing():
     bench.store.error, bench.store.write_error = None, OSError(28, "No space left on device")
     assert send(bench.begin(), b"\r\n") == reply.STORE_FULL
     assert bench.store.accepted == []
+
+
+def test_a_body_in_a_file_is_on_disk_before_the_message_is_taken():
+    """And the disk may have no room for it even then."""
+    bench = Bench()
+    bench.store.synced = Deferred()
+    assert send(bench.begin(), b"\r\n") is None and bench.store.accepted == []
+    bench.store.synced.callback(None)
+    assert len(bench.store.accepted) == 1 and not bench.store.writers[0].aborted
+    bench.store.synced = Deferred()
+    assert send(bench.begin(), b"\r\n") is None
+    bench.store.synced.errback(StoreFull())
+    assert len(bench.store.accepted) == 1 and bench.store.writers[1].aborted

@@ -10,7 +10,7 @@ import random
 import re
 
 import attrs
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.task import Clock
 
 from requiretls_mta.message import header as headers
@@ -208,7 +208,7 @@ class Process:
         scanner = ContentScanner(1 << 20)
         scanner.feed(octets)
         replies = []
-        transaction.end(scanner.finish(), scanner.header).addCallback(replies.append)
+        maybeDeferred(transaction.end, scanner.finish(), scanner.header).addCallback(replies.append)
         (end,) = replies or [LOST]
         return rcpts, end
 
