@@ -11,6 +11,7 @@ import binascii
 import re
 import secrets
 from collections.abc import Sequence
+from itertools import islice
 
 import attrs
 
@@ -26,7 +27,9 @@ WHOLE_LIMIT = 50_000
 """Octets of a message that is returned whole, and of a header section; of what is larger, only fields that fit."""
 _LINE_LIMIT = 998
 """Octets of a line without its CRLF (RFC 5322 2.1.1); a longer one could keep the report from being taken."""
-_KEPT_WHEN_REDACTED = frozenset({b"date", b"message-id", b"from", b"to", b"received", b"return-path"})
+_MOST_FIELDS = 10_000
+"""Of a header that is shortened; what is below them is left out."""
+_KEPT_WHEN_REDACTED = (b"date", b"message-id", b"from", b"to", b"received", b"return-path")
 _SUBJECTS = {
     Action.FAILED: "Your message could not be delivered",
     Action.DELAYED: "Your message is delayed",
@@ -100,7 +103,8 @@ def redact_report(octets: bytes) -> bytes:
 def redact_header(octets: bytes) -> bytes:
     """Of a message or its header section, the fields that a redacted report may show."""
     octets = octets[: (b"\r\n" + octets + b"\r\n\r\n").find(b"\r\n\r\n")]
-    return b"".join(octets[f.start : f.end] for f in header.fields(octets) if f.name in _KEPT_WHEN_REDACTED)
+    kept = [field for name in _KEPT_WHEN_REDACTED for field in header.fields_named(octets, name)]
+    return b"".join(octets[field.start : field.end] for field in sorted(kept, key=lambda field: field.start))
 
 
 # --- the parts ----------------------------------------------------------------------------------------------------
@@ -132,7 +136,7 @@ def _quoted(report: Report) -> bytes:
         octets = b""
     if report.redacted:
         octets = redact_header(octets)
-    elif len(octets) > WHOLE_LIMIT:
+    if len(octets) > WHOLE_LIMIT:
         octets = _shortened(octets)
     kind = b"message/global-headers" if is_global else b"text/rfc822-headers"
     return _part(kind, octets, eight_bit=is_global and _needs_smtputf8(original))
@@ -167,7 +171,7 @@ def _header(message: Message) -> bytes:
 def _shortened(octets: bytes) -> bytes:
     """The fields that fit in."""
     kept, room = [], WHOLE_LIMIT
-    for field in header.fields(octets):
+    for field in islice(header.fields(octets), _MOST_FIELDS):
         if field.end - field.start <= room:
             kept.append(octets[field.start : field.end])
             room -= len(kept[-1])
