@@ -36,5 +36,5 @@ def check(context: click.Context) -> None:
 @config_options
 @click.pass_context
 def show(context: click.Context) -> None:
-    """Print the whole configuration in force, defaults included, as TOML; without passwords."""
+    """Print the whole configuration in force, defaults included, as TOML; without passwords and keys of whitelists."""
     click.echo(write_toml(as_toml_tables(without_secrets(configuration(context)))), nl=False)
