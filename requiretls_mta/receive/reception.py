@@ -158,23 +158,18 @@ class Reception:
         if writer is None:
             return self._broken or reply.LOCAL_ERROR
         try:
-            answer = self._answer(writer.finish(), content, header)
+            answer = self._answer(writer, content, header)
         except Exception:
-            answer = self._failed(Failure())
-        if isinstance(answer, Deferred):
-            return answer.addErrback(self._failed).addCallback(self._over, writer)
-        return self._over(answer, writer)
+            return self._failed(Failure(), writer)
+        return answer.addErrback(self._failed, writer) if isinstance(answer, Deferred) else answer
 
-    def _answer(self, body: Body | Deferred[Body], content: Content, header: bytes) -> Reply | Deferred[Reply]:
+    def _answer(self, writer: BodyWriter, content: Content, header: bytes) -> Reply | Deferred[Reply]:
+        body = writer.finish()
         if isinstance(body, Deferred) or self._session.checks is not None or self._signs:
-            return Deferred.fromCoroutine(self._looked_at(body, content, header))
+            looked_at = Deferred.fromCoroutine(self._looked_at(body, content, header))
+            return looked_at.addCallback(_over, writer)
         arrival = self._arrival(body, content, header)
-        return arrival if isinstance(arrival, Reply) else self._enter(arrival)
-
-    def _over(self, answer: Reply, writer: BodyWriter) -> Reply:
-        if not answer.is_positive:
-            writer.abort()
-        return answer
+        return _over(arrival, writer) if isinstance(arrival, Reply) else self._enter(arrival)
 
     def abort(self) -> None:
         """Leave no trace."""
@@ -249,8 +244,9 @@ class Reception:
         )
         return answer
 
-    def _failed(self, failure: Failure) -> Reply:
+    def _failed(self, failure: Failure, writer: BodyWriter) -> Reply:
         """What is said of a message that could not be taken."""
+        writer.abort()
         error = failure.value
         match error:
             case StoreFull():
@@ -381,3 +377,9 @@ class Reception:
 
     def _note_decision(self, decision: str, reason: str) -> None:
         self._decisions += (News("policy", {**self._names, "decision": decision, "reason": reason}),)
+
+
+def _over(answer: Reply, writer: BodyWriter) -> Reply:
+    if not answer.is_positive:
+        writer.abort()
+    return answer

@@ -244,16 +244,16 @@ class DataSession(AuthSession):
             return
 
         def answered(result: Any) -> None:
-            if not self._closing or self._ending:
-                then(result)
+            try:
+                if not self._closing or self._ending:
+                    then(result)
+            except Exception:
+                # A mistake of ours behind an answer: nobody would ever reply, so nobody is kept waiting.
+                self._log.failure("the session failed", session=self.id)
+                self.close(reply.LOCAL_ERROR)
 
         def failed(failure: Failure) -> None:
             self._log.failure("a transaction failed", failure, session=self.id)
             answered(reply.LOCAL_ERROR)
 
-        answer.addCallbacks(answered, failed).addErrback(self._lost)
-
-    def _lost(self, failure: Failure) -> None:
-        """A mistake of ours behind an answer: nobody would ever reply, so nobody is kept waiting."""
-        self._log.failure("the session failed", failure, session=self.id)
-        self.close(reply.LOCAL_ERROR)
+        answer.addCallbacks(answered, failed)
