@@ -36,7 +36,7 @@ class AddressNeedsUTF8(AddressError):
     """The mailbox holds characters outside ASCII, but SMTPUTF8 was not asked for (RFC 6531 3.5)."""
 
 
-@attrs.frozen(slots=False)
+@attrs.frozen
 class Address:
     """One mailbox."""
 
@@ -45,9 +45,11 @@ class Address:
     domain: str
     """The domain as written, an address literal in brackets, or empty (only ever of a bare `postmaster`)."""
 
-    @functools.cached_property
-    def text(self) -> str:
-        """As it is written in commands and fields."""
+    text: str = attrs.field(init=False, eq=False, repr=False)
+    """As it is written in commands and fields."""
+
+    @text.default
+    def _(self) -> str:
         local = self.local if _DOT_STRING.match(self.local) else _quote(self.local)
         return f"{local}@{self.domain}" if self.domain else local
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import cached_property
 
 import attrs
 
@@ -12,13 +11,15 @@ QUOTE_LIMIT = 512
 _ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |\Z)")
 
 
-@attrs.frozen(slots=False)  # a cached property costs little only where there is a dictionary
+@attrs.frozen
 class Reply:
     """One reply; a line break in the text makes it a multi-line one."""
 
     code: int
     enhanced: str | None
     text: str
+    wire: bytes = attrs.field(init=False, eq=False, repr=False)
+    """The reply as it goes over the wire."""
 
     @property
     def is_positive(self) -> bool:
@@ -42,9 +43,8 @@ class Reply:
             return self.text
         return f"{self.enhanced} " + self.text.replace("\n", f"\n{self.enhanced} ")
 
-    @cached_property
-    def wire(self) -> bytes:
-        """The reply as it goes over the wire."""
+    @wire.default
+    def _(self) -> bytes:
         above, parted, last = self.message.rpartition("\n")
         lines = f"{self.code}-" + above.replace("\n", f"\r\n{self.code}-") + "\r\n" if parted else ""
         return f"{lines}{self.code} {last}\r\n".encode()

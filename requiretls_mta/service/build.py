@@ -70,6 +70,8 @@ CHECK_THREADS = 2
 """Messages whose signatures are verified at once."""
 SIGNING_THREADS = 2
 """Messages signed at once. Not in the checks' threads: what strangers send must not hold up what our users do."""
+_MOST_WAYS = 10_000
+"""Domains of which it is remembered who attempts their mail."""
 
 
 def make_service(
@@ -107,6 +109,8 @@ class _House:
         self.tracing = tracing(config, reactor, events, wall)
         told, trace = self.tracing.events, self.tracing.trace
         self.policies: Policies = policies(config)
+        self._ways: dict[str, Way] = {}
+        self._ways_under = self.policies
         self.relay: RelaySettings | None = None
         servers = [show_server(server) for server in config.dns.servers]
         dns = resolvconf.settings(servers, config.dns.trust_ad, config.dns.timeout)
@@ -235,8 +239,15 @@ class _House:
     # --- who attempts a recipient -----------------------------------------------------------------------------
 
     def _choose(self, recipient: Recipient) -> Way:
-        now = self.policies
+        if self._ways_under is not self.policies or len(self._ways) > _MOST_WAYS:
+            self._ways, self._ways_under = {}, self.policies
         domain = recipient.address.domain
+        if domain not in self._ways:
+            self._ways[domain] = self._way(domain)
+        return self._ways[domain]
+
+    def _way(self, domain: str) -> Way:
+        now = self.policies
         if now.maildir is not None and now.receive.is_local(domain):
             is_known = now.config.delivery.recipients == "any"
             return Way(self.maildir if is_known else self.known, "maildir", MAILBOX_THREADS)
