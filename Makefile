@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 # For example: make run ARGS="--config mta.toml", make test ARGS="tests/smtp -x"
 ARGS ?=
+# A file stays with one process, for what its tests share. ARGS="-n0" runs all in one, which --pdb and -s need.
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: run test clean
 
@@ -10,7 +12,7 @@ run: $(VENV)/.installed
 	@exec $(VENV)/bin/twistd -n --pidfile= requiretls-mta $(ARGS)
 
 test: $(VENV)/.installed-test
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest $(PARALLEL) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis _trial_temp*

@@ -1,4 +1,4 @@
-"""What all tests share: a loaded machine is no failure of a property, and no failure goes unheard.
+"""What all tests share: a loaded machine is no failure of a property, no failure goes unheard; and who runs them.
 
 `--hypothesis-profile=deep` searches for long: worth a night before a release, too long for every run.
 """
@@ -15,6 +15,18 @@ settings.register_profile("deep", deadline=None, max_examples=5000)
 # Where nothing may be skipped a commit is judged, and twice alike: to find by chance is for whoever develops.
 settings.register_profile("judge", deadline=None, derandomize=True)
 settings.load_profile("judge" if os.environ.get("REQUIRE_ALL") else "patient")
+
+# Hundreds of processes are started: each would compile us anew, which takes longer than all else it does.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+LONGEST = ("lab/test_kill.py", "test_packaging.py", "test_static.py")
+"""Begun last, one of them would be waited for alone."""
+
+
+def pytest_collection_modifyitems(items):
+    """The longest first: `make test` gives the files to two processes in this order."""
+    items.sort(key=lambda item: not item.path.as_posix().endswith(LONGEST))
+
 
 _unheard = []
 """Failures in Deferreds that nobody asked for their result, as they are found: at the latest with other garbage."""

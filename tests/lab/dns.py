@@ -24,6 +24,7 @@ import dns.message
 import dns.query
 import dns.rdatatype
 
+from tests.lab.mta import is_ours
 from tests.lab.require import need
 
 ROOT = "test"
@@ -285,6 +286,8 @@ def _free_port() -> int:
             socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
         ):
             tcp.bind(("127.0.0.1", 0))
+            port = tcp.getsockname()[1]
             with contextlib.suppress(OSError):
-                udp.bind(("127.0.0.1", tcp.getsockname()[1]))
-                return tcp.getsockname()[1]
+                udp.bind(("127.0.0.1", port))
+                if is_ours(port):
+                    return port

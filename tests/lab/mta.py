@@ -3,6 +3,7 @@
 import email
 import email.policy
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -16,12 +17,21 @@ BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parent.parent.parent
 
 
+def is_ours(port):
+    """Whether the other processes that run tests beside this one (pytest-xdist) will leave this port to it."""
+    count, number = os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"), os.environ.get("PYTEST_XDIST_WORKER", "gw0")
+    # Linux prefers odd ports where one is asked for.
+    return port // 2 % int(count) == int(number.removeprefix("gw"))
+
+
 def free_port(*addresses):
     """A TCP port that is free on all these loopback addresses."""
     for _ in range(100):
         with socket.socket() as probe:
             probe.bind((addresses[0], 0))
             port = probe.getsockname()[1]
+        if not is_ours(port):
+            continue
         try:
             for address in addresses:
                 with socket.socket() as other:
@@ -105,6 +115,8 @@ class MTA:
         """The events logged so far."""
         found = []
         for line in self.log.read_text().splitlines() if self.log.exists() else ():
+            if name is not None and name not in line:
+                continue
             try:
                 event = json.loads(line)
             except ValueError:

@@ -153,7 +153,7 @@ def test_only_the_strongest_digest_counts():
         Record(2, 1, 0, LEAF.der),
         Record(3, 0, 0, LEAF.der + bytes(9000)),
     ],
-    ids=str,
+    ids=lambda bad: f"{bad!s:.9}",
 )
 def test_what_cannot_be_used(bad):
     """PKIX usages, unknown numbers, digests of another length, octets that are no certificate or key."""
