@@ -255,9 +255,11 @@ class _Dialogue:
                 self.say(self.mx.options["early"])
             self.mx.over.wait(10)
             return
-        octets = b""
-        while (line := self.line()) != b".":
-            octets += line.removeprefix(b".") + b"\r\n"
+        # All at once: line by line, a long message would be copied as often as it has lines.
+        while not (whole := (b"\r\n" + self.buffer).partition(b"\r\n.\r\n"))[1]:
+            self.more()
+        octets, _, self.buffer = whole
+        octets = (octets.replace(b"\r\n.", b"\r\n") + b"\r\n")[2:]
         if self.mx.options.get("close") == ".":
             raise ConnectionError
         self.end(self.mx.options["replies"].get("."), octets)
