@@ -1,6 +1,7 @@
 """What users install: wheel, sdist and editable checkout, each where twistd finds the plugin."""
 
 import configparser
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -50,6 +51,14 @@ def twistd_lists_us(python, folder):
     listed = run(python, "-c", code, "--help", cwd=empty)
     assert "\n    ftp " in listed  # Twisted's own plugins
     return "\n    requiretls-mta " in listed
+
+
+def environment(folder, *paths):
+    """A new environment that sees what this one has, pip included, and these paths: its Python, and its packages."""
+    venv.create(folder / "venv", with_pip=importlib.util.find_spec("pip") is None)
+    (purelib,) = (folder / "venv" / "lib").glob("python*/site-packages")
+    (purelib / "others.pth").write_text("".join(f"{path}\n" for path in (sysconfig.get_path("purelib"), *paths)))
+    return folder / "venv" / "bin" / "python", purelib
 
 
 @pytest.fixture(scope="module")
@@ -119,11 +128,7 @@ def test_a_wheel_works_in_a_clean_environment(built, tmp_path):
 
 def test_an_editable_checkout_works(checkout, tmp_path):
     """`pip install -e .` puts the folder itself on the path, where twistd looks for plugins."""
-    venv.create(tmp_path / "venv", with_pip=True)
-    python = tmp_path / "venv" / "bin" / "python"
-    (purelib,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
-    # The dependencies are those of this environment: they were installed once already.
-    (purelib / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    python, _ = environment(tmp_path)  # its dependencies were installed once already
     run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--editable", checkout, cwd=tmp_path)
     assert twistd_lists_us(python, tmp_path)
     where = run(python, "-c", "import requiretls_mta; print(requiretls_mta.__file__)", cwd=tmp_path)

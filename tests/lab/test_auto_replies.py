@@ -6,16 +6,14 @@ import email.policy
 import smtplib
 import sqlite3
 import ssl
-import sysconfig
 import time
-import venv
 
 import pytest
 
 from tests.lab.ca import CA
 from tests.lab.mta import MTA, ROOT, Recorder, free_port
 from tests.lab.test_plugin import example
-from tests.test_packaging import run
+from tests.test_packaging import environment, run
 
 A, B, PLAIN = "127.0.0.73", "127.0.0.74", "127.0.0.75"
 PROJECT = """
@@ -42,10 +40,7 @@ def with_plugin(folder, name, code):
     plugins.mkdir(parents=True)
     (plugins / f"{name}.py").write_text(code)
     (folder / "project" / "pyproject.toml").write_text(PROJECT)
-    venv.create(folder / "venv", with_pip=True)
-    found = folder / "venv" / "bin" / "python"
-    (purelib,) = (folder / "venv" / "lib").glob("python*/site-packages")
-    (purelib / "others.pth").write_text(f"{sysconfig.get_path('purelib')}\n{ROOT}\n")
+    found, _ = environment(folder, ROOT)
     run(found, "-m", "pip", "install", "--quiet", "--no-deps", folder / "project", cwd=folder)
     return found
 

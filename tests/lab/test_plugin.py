@@ -1,8 +1,6 @@
 """A check of somebody else's, the one in docs/checks.rst, installed as a package of its own."""
 
-import sysconfig
 import textwrap
-import venv
 
 import pytest
 
@@ -10,7 +8,7 @@ from tests.lab.mta import MTA, ROOT, free_port
 from tests.lab.require import need
 from tests.lab.test_proxy import announced
 from tests.lab.test_proxy import swaks as send
-from tests.test_packaging import run
+from tests.test_packaging import environment, run
 
 ADDRESS = "127.0.0.48"
 PROJECT = """
@@ -45,10 +43,7 @@ def python(tmp_path_factory):
     plugins.mkdir(parents=True)
     (plugins / "manners.py").write_text(example())
     (folder / "project" / "pyproject.toml").write_text(PROJECT)
-    venv.create(folder / "venv", with_pip=True)
-    found = folder / "venv" / "bin" / "python"
-    (purelib,) = (folder / "venv" / "lib").glob("python*/site-packages")
-    (purelib / "others.pth").write_text(f"{sysconfig.get_path('purelib')}\n{ROOT}\n")
+    found, purelib = environment(folder, ROOT)
     run(found, "-m", "pip", "install", "--quiet", "--no-deps", folder / "project", cwd=folder)
     assert (purelib / "requiretls_mta" / "checks" / "plugins" / "manners.py").exists()
     return found
