@@ -28,6 +28,17 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: not item.path.as_posix().endswith(LONGEST))
 
 
+@pytest.fixture
+def reachable(tmp_path):
+    """`tmp_path`, into which every user may look: pytest closes its folders to others, also those above it."""
+    tmp_path.chmod(0o755)
+    for folder in tmp_path.parents:
+        if not folder.name.startswith(("pytest-", "popen-")):
+            break
+        folder.chmod(0o755)
+    return tmp_path
+
+
 _unheard = []
 """Failures in Deferreds that nobody asked for their result, as they are found: at the latest with other garbage."""
 

@@ -209,18 +209,16 @@ def test_a_queue_that_somebody_has_but_does_not_serve_is_status_3(shard, monkeyp
 @pytest.mark.skipif(
     os.geteuid() != 0 and os.environ.get("REQUIRE_ALL") != "1", reason="only root can become somebody else"
 )
-def test_root_works_as_the_services_user(shard, tmp_path):
+def test_root_works_as_the_services_user(shard, reachable):
     """No file of root's stays behind in the state folder."""
-    for folder in (tmp_path.parent.parent, tmp_path.parent, tmp_path):
-        folder.chmod(0o755)
-    for path in [tmp_path / "state", *(tmp_path / "state").rglob("*")]:
+    for path in [reachable / "state", *(reachable / "state").rglob("*")]:
         os.chown(path, 12345, 12346)
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from requiretls_mta.cli.main import main; main()"
     for words in (["list"], ["bounce", IDS[1]], ["hold", IDS[0]], ["list", "--json"]):
         command = [sys.executable, "-c", code, "queue", *words, "--config", "mta.toml"]
         done = subprocess.run(command, check=True, timeout=30, stdout=subprocess.PIPE)
     assert json.loads(done.stdout)[0]["held"] is True
-    assert {path.stat().st_uid for path in (tmp_path / "state").rglob("*")} == {12345}
+    assert {path.stat().st_uid for path in (reachable / "state").rglob("*")} == {12345}
 
 
 def test_a_queue_that_is_let_go_is_taken(shard):

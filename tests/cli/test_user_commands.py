@@ -60,14 +60,11 @@ def test_a_broken_file_is_status_2(tmp_path):
     os.geteuid() != 0 and os.environ.get("REQUIRE_ALL") != "1", reason="only root can become somebody else"
 )
 @pytest.mark.parametrize("inside", [True, False])
-def test_root_leaves_the_file_to_the_service(tmp_path, inside):
+def test_root_leaves_the_file_to_the_service(reachable, inside):
     """In the service's folder it is written as the service, in root's it is given to the service."""
-    os.chmod(tmp_path.parent.parent, 0o755)
-    os.chmod(tmp_path.parent, 0o755)
-    os.chmod(tmp_path, 0o755)
-    (tmp_path / "state").mkdir()
-    os.chown(tmp_path / "state", 12345, 12346)
-    users = tmp_path / "state" / "users" if inside else tmp_path / "users"
+    (reachable / "state").mkdir()
+    os.chown(reachable / "state", 12345, 12346)
+    users = reachable / "state" / "users" if inside else reachable / "users"
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from requiretls_mta.cli.main import main; main()"
     words = ["user", "add", "anna", "--config", "mta.toml", "--set", f"access.users={users}"]
     subprocess.run([sys.executable, "-c", code, *words], input=b"x\n", check=True, timeout=30)
