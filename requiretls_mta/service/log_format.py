@@ -6,6 +6,7 @@ import enum
 import json
 import re
 from collections.abc import Callable, Mapping
+from json.encoder import encode_basestring_ascii
 from typing import Any
 
 from requiretls_mta.message.flat_json import write_object
@@ -64,6 +65,7 @@ def plain(value: Any) -> Any:
             return str(value)
 
 
+_string = encode_basestring_ascii
 _encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), default=plain, allow_nan=False).encode
 
 
@@ -74,11 +76,12 @@ def json_lines() -> Format:
     def line(when: float, level: str, event: str, message: str, fields: Mapping[str, Any]) -> bytes:
         if not _TAKEN.isdisjoint(fields):
             fields = {name: value for name, value in fields.items() if name not in _TAKEN}
-        record = {"time": timestamp(when), "level": level, "event": event, "message": message, **fields}
         try:
-            text = write_object(record, _encode)
+            members = write_object(fields, _encode)
         except (ValueError, TypeError, RecursionError):
-            text = write_object({str(n): v if n in _TAKEN else quote(repr(v)) for n, v in record.items()})
+            members = write_object({str(name): quote(repr(value)) for name, value in fields.items()})
+        head = f'{{"time":"{timestamp(when)}","level":"{level}","event":{_string(event)},"message":{_string(message)}'
+        text = f"{head},{members[1:]}" if fields else head + "}"
         # JSON lets DEL through; a terminal would not.
         return (text.replace("\x7f", "\\u007f") if "\x7f" in text else text).encode("ascii") + b"\n"
 
