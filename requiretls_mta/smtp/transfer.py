@@ -7,26 +7,53 @@ otherwise than we do could be made to see commands in a message.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from io import IncrementalNewlineDecoder
 
 _CRLF = b"\r\n"
 _DOT = b"\r\n."
 _END = b"\r\n.\r\n"
-_BUT_LINE_ENDS = bytes(octet for octet in range(256) if octet not in b"\r\n")
+
+
+class LineEnds:
+    """Watches octets for a CR or LF that stands alone."""
+
+    __slots__ = ("_decoder",)
+
+    def __init__(self) -> None:
+        # It only looks, and by one pass in C tells each kind of line end from the others, also over chunks' borders.
+        self._decoder = IncrementalNewlineDecoder(None, translate=False)
+
+    @property
+    def bare(self) -> bool:
+        """Whether one was seen."""
+        return self._decoder.newlines not in (None, "\r\n")
+
+    def feed(self, data: bytes) -> None:
+        """The next octets."""
+        self._decoder.decode(data.decode("latin-1"))
+
+    def finish(self) -> None:
+        """No more octets: a CR at the end stands alone."""
+        self._decoder.decode("", final=True)
 
 
 class DataReader:
     """Reads what follows DATA, in chunks of any size, up to the line with the single dot."""
 
-    __slots__ = ("_held", "_skip", "bare", "dots")
+    __slots__ = ("_ends", "_held", "_skip", "dots")
 
     def __init__(self) -> None:
         # As if a CRLF came before: the data begins at the start of a line.
         self._held = _CRLF
         self._skip = len(_CRLF)
-        self.bare = False
-        """Whether a CR or LF stood alone."""
+        self._ends = LineEnds()
         self.dots = False
         """Whether some line of what was last read may start with a dot."""
+
+    @property
+    def bare(self) -> bool:
+        """Whether a CR or LF stood alone in what was read."""
+        return self._ends.bare
 
     def feed(self, data: bytes) -> tuple[bytes, bytes | None]:
         """(octets of the message, dots unstuffed; what follows the end, or None before it)."""
@@ -45,37 +72,8 @@ class DataReader:
         octets = data[:stop].replace(_DOT, _CRLF)[self._skip :] if self.dots else data[self._skip : stop]
         if stop:
             self._skip = 0
-        self.bare = self.bare or _is_bare(octets)
+        self._ends.feed(octets)
         return octets, rest
-
-
-class LineEnds:
-    """Watches octets that arrive uncoded (BDAT) for a CR or LF that stands alone."""
-
-    __slots__ = ("_last", "bare")
-
-    def __init__(self) -> None:
-        self._last = b""
-        self.bare = False
-
-    def feed(self, data: bytes) -> None:
-        """The next octets."""
-        if self.bare or not data:
-            return
-        joined = self._last + data
-        self._last = b"\r" if joined.endswith(b"\r") else b""
-        if self._last:
-            joined = joined[:-1]
-        self.bare = _is_bare(joined)
-
-    def finish(self) -> None:
-        """No more octets."""
-        self.bare = self.bare or bool(self._last)
-
-
-def _is_bare(data: bytes) -> bool:
-    """Whether there are more CRs and LFs than those of the pairs; to drop all else is quicker than to count each."""
-    return len(data.translate(None, _BUT_LINE_ENDS)) != 2 * data.count(_CRLF)
 
 
 def stuff(pieces: Iterable[bytes]) -> Iterator[bytes]:
