@@ -22,7 +22,7 @@ MOST_DOMAINS = 5
 LONGEST_FROM = 16 * 1024
 LONGEST_RECORD = 4096
 _WISHES: tuple[Wish, ...] = ("none", "quarantine", "reject")
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"?|\[[^\]]*\]?|\\.|[()<>,;:"]|[^"()<>,;:\\\[]+|.', re.DOTALL)
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"?|\[[^\]]*\]?|\\.|[()<>,;:"]|[^"()<>,;:\\\[]+|.', re.DOTALL)
 
 
 class BadFrom(Exception):

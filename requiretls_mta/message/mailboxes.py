@@ -17,7 +17,7 @@ LONGEST = 16 * 1024
 _UTF8 = r"\u00a0-\ud7ff\ue000-\U0010ffff"
 _ATOM = rf"[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~\-{_UTF8}]+"
 _TOKEN = re.compile(
-    rf'(?P<word>{_ATOM}(?:\.{_ATOM})*+|"(?:[\t !#-\[\]-~{_UTF8}]|\\[\t -~{_UTF8}])*+")'
+    rf'(?P<word>{_ATOM}(?:\.{_ATOM})*|"[\t !#-\[\]-~{_UTF8}]*(?:\\[\t -~{_UTF8}][\t !#-\[\]-~{_UTF8}]*)*")'
     r"|(?P<literal>\[[!-Z^-~]*\])|(?P<special>[<>@,:;.])"
 )
 _COMMENT = re.compile(rf"[()]|[\t !-'*-\[\]-~{_UTF8}]++|\\[\t -~{_UTF8}]")
