@@ -239,7 +239,7 @@ class DataSession(AuthSession):
         except Exception:
             self._log.failure("a transaction failed", session=self.id)
             answer = reply.LOCAL_ERROR
-        if answer is None or isinstance(answer, Reply) or not isinstance(answer, Deferred):
+        if not isinstance(answer, Deferred):
             then(answer)
             return
 
